@@ -1,0 +1,65 @@
+// Package cli holds what the copier and responder commands have in common: the
+// logger, the pid file, going into the background, and what the signals mean.
+//
+// Nothing here exits the process; the commands' main functions do.
+package cli
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"os/signal"
+	"syscall"
+)
+
+// Logger returns the logger of a command: text lines, or JSON, to file or, when
+// file is "", to stderr. The closer closes the file; with stderr it does nothing.
+// The file is appended to, so that copytruncate rotation works.
+func Logger(jsonFormat bool, file string) (*slog.Logger, io.Closer, error) {
+	w := nopCloser{os.Stderr}
+	if file == "" {
+		return slog.New(handler(jsonFormat, w)), w, nil
+	}
+	f, err := openLog(file)
+	if err != nil {
+		return nil, nil, err
+	}
+	return slog.New(handler(jsonFormat, f)), f, nil
+}
+
+func openLog(file string) (*os.File, error) {
+	f, err := os.OpenFile(file, os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o644)
+	if err != nil {
+		return nil, fmt.Errorf("log file: %w", err)
+	}
+	return f, nil
+}
+
+func handler(jsonFormat bool, w io.Writer) slog.Handler {
+	if jsonFormat {
+		return slog.NewJSONHandler(w, nil)
+	}
+	return slog.NewTextHandler(w, nil)
+}
+
+// nopCloser keeps stderr open: the last error line of main goes there.
+type nopCloser struct{ io.Writer }
+
+func (nopCloser) Close() error { return nil }
+
+// Signals gives the signals their meaning. SIGINT and SIGTERM end the returned
+// context, which asks for an orderly stop; they have their default effect again
+// from then on, so that a second one ends the process at once. SIGUSR1 arrives on
+// status: print the status now. stop undoes all of it.
+func Signals(parent context.Context) (ctx context.Context, status <-chan os.Signal, stop func()) {
+	ctx, cancel := signal.NotifyContext(parent, syscall.SIGINT, syscall.SIGTERM)
+	context.AfterFunc(ctx, cancel)
+	usr1 := make(chan os.Signal, 1)
+	signal.Notify(usr1, syscall.SIGUSR1)
+	return ctx, usr1, func() {
+		signal.Stop(usr1)
+		cancel()
+	}
+}

@@ -1,0 +1,156 @@
+package cli
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+)
+
+// daemonEnv makes the test binary play a command that daemonizes, see TestMain.
+const daemonEnv = "FLOWTWIN_TEST_DAEMON"
+
+func TestMain(m *testing.M) {
+	mode := os.Getenv(daemonEnv)
+	if mode == "" {
+		os.Exit(m.Run())
+	}
+	parent, ready, err := Daemonize(os.Getenv("FLOWTWIN_TEST_LOG"))
+	if parent || err != nil {
+		if err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(3)
+		}
+		os.Exit(0)
+	}
+	switch mode {
+	case "ok":
+		fmt.Println("in the background")
+		ready(nil)
+	case "error":
+		ready(errors.New("port is taken"))
+	case "die":
+		os.Exit(7)
+	}
+	os.Exit(0)
+}
+
+// A start that goes wrong in the background must be seen at the terminal.
+func TestDaemonizeTellsHowTheStartWent(t *testing.T) {
+	tests := []struct {
+		mode, stderr string
+		code         int
+	}{
+		{"ok", "", 0},
+		{"error", "port is taken", 3},
+		{"die", "exit status 7", 3},
+	}
+	for _, tt := range tests {
+		t.Run(tt.mode, func(t *testing.T) {
+			log := filepath.Join(t.TempDir(), "log")
+			cmd := exec.Command(os.Args[0])
+			cmd.Env = append(os.Environ(), daemonEnv+"="+tt.mode, "FLOWTWIN_TEST_LOG="+log)
+			var stderr strings.Builder
+			cmd.Stderr = &stderr
+			if err := cmd.Run(); err != nil && tt.code == 0 {
+				t.Fatal(err)
+			}
+			if got := cmd.ProcessState.ExitCode(); got != tt.code {
+				t.Errorf("exit code %d, want %d (%s)", got, tt.code, &stderr)
+			}
+			if !strings.Contains(stderr.String(), tt.stderr) {
+				t.Errorf("stderr %q, want %q in it", &stderr, tt.stderr)
+			}
+			if b, _ := os.ReadFile(log); tt.mode == "ok" && string(b) != "in the background\n" {
+				t.Errorf("log holds %q", b)
+			}
+		})
+	}
+}
+
+func TestWritePid(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "pid")
+	remove, err := WritePid(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if pid, ok := readPid(file); !ok || pid != os.Getpid() {
+		t.Errorf("file names %d, want %d", pid, os.Getpid())
+	}
+	if err := remove(); err != nil {
+		t.Error(err)
+	}
+	if _, err := os.Stat(file); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("file is still there: %v", err)
+	}
+}
+
+// Two daemons with one pid file: the second must not take over the first one's.
+func TestWritePidRefusesLivingProcess(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "pid")
+	if err := os.WriteFile(file, fmt.Appendf(nil, "%d\n", os.Getppid()), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := WritePid(file); err == nil {
+		t.Error("took the pid file of a living process")
+	}
+	// Of a dead one it may.
+	cmd := exec.Command("true")
+	if err := cmd.Run(); err != nil {
+		t.Skip(err)
+	}
+	if err := os.WriteFile(file, fmt.Appendf(nil, "%d\n", cmd.Process.Pid), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := WritePid(file); err != nil {
+		t.Errorf("stale pid file: %v", err)
+	}
+}
+
+func TestLogger(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "log")
+	for range 2 { // the second run appends
+		log, c, err := Logger(true, file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		log.Info("hello", "flow", 7)
+		if err := c.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	b, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	lines := strings.Split(strings.TrimSpace(string(b)), "\n")
+	var rec map[string]any
+	if len(lines) != 2 || json.Unmarshal([]byte(lines[1]), &rec) != nil || rec["flow"] != 7.0 {
+		t.Errorf("log holds %q", b)
+	}
+	if _, _, err := Logger(false, filepath.Join(file, "below")); err == nil {
+		t.Error("opened a log below a file")
+	}
+}
+
+func TestSignals(t *testing.T) {
+	ctx, status, stop := Signals(context.Background())
+	defer stop()
+	if err := syscall.Kill(os.Getpid(), syscall.SIGUSR1); err != nil {
+		t.Fatal(err)
+	}
+	<-status
+	if ctx.Err() != nil {
+		t.Fatal("SIGUSR1 stopped the command")
+	}
+	if err := syscall.Kill(os.Getpid(), syscall.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	<-ctx.Done()
+}
