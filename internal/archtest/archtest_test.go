@@ -41,11 +41,11 @@ var tools = []string{"internal/e2e", "internal/demo", "internal/bench"}
 
 // doors says which packages may import a heavy dependency.
 var doors = map[string][]string{
-	"github.com/quic-go/quic-go":  {"tunnel"},
-	"gvisor.dev/gvisor":           {"netstack"},
-	"golang.zx2c4.com/wireguard":  {"netstack"},
-	"github.com/spf13/pflag":      {"cmd/copier", "cmd/responder"},
-	"github.com/google/gopacket":  {"copier/capture"},
+	"github.com/quic-go/quic-go":   {"tunnel"},
+	"gvisor.dev/gvisor":            {"netstack"},
+	"golang.zx2c4.com/wireguard":   {"netstack"},
+	"github.com/spf13/pflag":       {"cmd/copier", "cmd/responder"},
+	"github.com/google/gopacket":   {"copier/capture"},
 	"github.com/vishvananda/netns": {"internal/testnet"},
 }
 
