@@ -18,7 +18,8 @@ import "net/netip"
 // collector nothing.
 type Addr [16]byte
 
-// AddrFrom returns a in this package's form; zones are dropped.
+// AddrFrom returns a, which must be valid, in this package's form; zones are
+// dropped.
 func AddrFrom(a netip.Addr) Addr { return a.As16() }
 
 // Netip returns a as a netip.Addr, IPv4-mapped addresses as plain IPv4.

@@ -8,7 +8,7 @@ type Seq uint32
 func (s Seq) Add(n int) Seq { return s + Seq(uint32(n)) }
 
 // Diff returns how many bytes s lies after o: negative when before. The two
-// must be within 2^31 of each other.
+// must be within 2^31 of each other: farther apart, the nearer way round counts.
 func (s Seq) Diff(o Seq) int { return int(int32(s - o)) }
 
 // Before reports whether s lies before o.

@@ -32,8 +32,8 @@ func (f Fault) String() string {
 }
 
 // A View is a parsed IP/TCP packet. It is a plain value to be reused: Parse
-// overwrites every field. All slices alias the bytes given to Parse and live as
-// long as they do.
+// overwrites every field, and leaves them undefined when it reports a fault. All
+// slices alias the bytes given to Parse and live as long as they do.
 type View struct {
 	Src, Dst         Addr
 	SrcPort, DstPort uint16
@@ -70,19 +70,32 @@ func (v *View) SegLen() int {
 	return n
 }
 
+// The IPv6 extension headers that can stand in front of TCP.
+const (
+	extHopByHop       = 0
+	extRouting        = 43
+	extFragment       = 44
+	extAuthentication = 51
+	extDestination    = 60
+)
+
 const (
 	protoTCP      = 6
 	ip4MinHeader  = 20
 	ip6Header     = 40
 	tcpMinHeader  = 20
 	maxExtHeaders = 8
+
+	// maxIPLen is the largest length that the 16-bit length fields can state.
+	maxIPLen = 65535
 )
 
 // Parse reads the packet at b, which begins with its IP header and may be cut
 // short anywhere or padded behind the length that the IP header states; wireLen
 // is the packet's length as the capture reported it before cutting, used only
-// where the IP header itself states none (super-packets of 64 KiB and more,
-// whose IPv4 total length or IPv6 payload length is 0).
+// where the IP header itself states none: super-packets too long for its length
+// field, which is then 0 (BIG TCP). In a shorter packet a length of 0 is
+// Malformed, as the kernel sees it too; its bytes never reached the application.
 //
 // It borrows b: v's slices alias it. Checksums are not looked at, since captured
 // packets carry unfinished ones (TP_STATUS_CSUMNOTREADY).
@@ -111,7 +124,7 @@ func (v *View) parse4(b []byte, wireLen int) Fault {
 	}
 	ihl := int(b[0]&0x0f) * 4
 	total := int(binary.BigEndian.Uint16(b[2:]))
-	if total == 0 {
+	if total == 0 && wireLen > maxIPLen {
 		total = wireLen
 	}
 	if ihl < ip4MinHeader || total < ihl {
@@ -128,12 +141,17 @@ func map4(b []byte) (a Addr) {
 	return a
 }
 
+// mapped reports whether a is an IPv4-mapped address.
+func (a *Addr) mapped() bool {
+	return binary.BigEndian.Uint64(a[:]) == 0 && binary.BigEndian.Uint32(a[8:]) == 0xffff
+}
+
 func (v *View) parse6(b []byte, wireLen int) Fault {
 	if len(b) < ip6Header {
 		return Truncated
 	}
 	total := int(binary.BigEndian.Uint16(b[4:])) + ip6Header
-	if total == ip6Header {
+	if total == ip6Header && wireLen > ip6Header+maxIPLen {
 		total = wireLen
 	}
 	next, off, fault := skipExtensions(b, b[6])
@@ -147,6 +165,9 @@ func (v *View) parse6(b []byte, wireLen int) Fault {
 		return Malformed
 	}
 	v.Src, v.Dst = Addr(b[8:24]), Addr(b[24:40])
+	if v.Src.mapped() || v.Dst.mapped() {
+		return Malformed // would pass for the IPv4 flow of that name; Linux refuses it as well
+	}
 	v.IPID = 0
 	return v.parseTCP(b, off, total)
 }
@@ -155,31 +176,32 @@ func (v *View) parse6(b []byte, wireLen int) Fault {
 // protocol behind them and where it begins.
 func skipExtensions(b []byte, next byte) (proto byte, off int, f Fault) {
 	off = ip6Header
-	for range maxExtHeaders {
+	for n := 0; ; n++ {
 		switch next {
-		case 0, 43, 60: // hop-by-hop, routing, destination options
-			if len(b) < off+8 {
-				return 0, 0, Truncated
-			}
-			next, off = b[off], off+8+int(b[off+1])*8
-		case 51: // authentication header (RFC 4302), its length in words
-			if len(b) < off+8 {
-				return 0, 0, Truncated
-			}
-			next, off = b[off], off+8+int(b[off+1])*4
-		case 44: // fragment
-			if len(b) < off+8 {
-				return 0, 0, Truncated
-			}
-			if binary.BigEndian.Uint16(b[off+2:])&0xfff9 != 0 {
-				return 0, 0, Fragment
-			}
-			next, off = b[off], off+8 // an atomic fragment (RFC 6946)
+		case extHopByHop, extRouting, extFragment, extAuthentication, extDestination:
 		default:
 			return next, off, OK
 		}
+		if n == maxExtHeaders {
+			return 0, 0, Malformed
+		}
+		if len(b) < off+8 {
+			return 0, 0, Truncated
+		}
+		size := 8 + int(b[off+1])*8
+		switch next {
+		case extAuthentication: // its length is in words (RFC 4302)
+			size = 8 + int(b[off+1])*4
+		case extFragment:
+			// Offset 0 and no more to come is an atomic fragment, which is whole
+			// (RFC 6946).
+			if binary.BigEndian.Uint16(b[off+2:])&0xfff9 != 0 {
+				return 0, 0, Fragment
+			}
+			size = 8
+		}
+		next, off = b[off], off+size
 	}
-	return 0, 0, Malformed
 }
 
 // parseTCP reads the TCP header at b[off:]; total is the packet's length on the
