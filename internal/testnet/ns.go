@@ -13,11 +13,11 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"os"
 	"os/exec"
 	"runtime"
 	"strings"
-	"sync/atomic"
 	"syscall"
 
 	"github.com/vishvananda/netlink"
@@ -131,9 +131,7 @@ func (n *NS) Output(name string, args ...string) (string, error) {
 	return out.String(), nil
 }
 
-// A namer hands out names that no other namer on this host uses.
-type namer struct{ n atomic.Uint32 }
-
-func (c *namer) next(name string) string {
-	return fmt.Sprintf("ft-%s-%d-%d", name, os.Getpid(), c.n.Add(1))
+// Unique returns a namespace name that contains name and that nobody else uses.
+func Unique(name string) string {
+	return fmt.Sprintf("ft-%s-%08x", name, rand.Uint32())
 }

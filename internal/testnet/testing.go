@@ -6,21 +6,18 @@ import (
 	"testing"
 )
 
-// names is shared by all tests of a process: what is unique is the point of it.
-var names namer //nolint:gochecknoglobals // a process-wide counter, nothing else keeps names apart
-
 // New makes a namespace with a unique name that contains name, and removes it
 // when the test ends. Without root it skips the test, or fails it when
 // FLOWTWIN_REQUIRE_ROOT=1.
-func New(t testing.TB, name string) *NS {
-	t.Helper()
-	ns, err := Create(names.next(name))
+func New(tb testing.TB, name string) *NS {
+	tb.Helper()
+	ns, err := Create(Unique(name))
 	if err != nil {
-		skipOrFail(t, err)
+		skipOrFail(tb, err)
 	}
-	t.Cleanup(func() {
+	tb.Cleanup(func() {
 		if err := ns.Close(); err != nil {
-			t.Errorf("remove namespace: %v", err)
+			tb.Errorf("remove namespace: %v", err)
 		}
 	})
 	return ns
@@ -28,36 +25,36 @@ func New(t testing.TB, name string) *NS {
 
 // RequireRoot skips the test when this process is not root, or fails it when
 // FLOWTWIN_REQUIRE_ROOT=1.
-func RequireRoot(t testing.TB) {
-	t.Helper()
+func RequireRoot(tb testing.TB) {
+	tb.Helper()
 	if os.Geteuid() != 0 {
-		skipOrFail(t, ErrPrivilege)
+		skipOrFail(tb, ErrPrivilege)
 	}
 }
 
-func skipOrFail(t testing.TB, err error) {
-	t.Helper()
+func skipOrFail(tb testing.TB, err error) {
+	tb.Helper()
 	if errors.Is(err, ErrPrivilege) && os.Getenv("FLOWTWIN_REQUIRE_ROOT") != "1" {
-		t.Skip(err)
+		tb.Skip(err)
 	}
-	t.Fatal(err)
+	tb.Fatal(err)
 }
 
 // Link joins two namespaces by a veth pair as [Connect] does.
-func Link(t testing.TB, a *NS, devA, cidrA string, b *NS, devB, cidrB string) {
-	t.Helper()
+func Link(tb testing.TB, a *NS, devA, cidrA string, b *NS, devB, cidrB string) {
+	tb.Helper()
 	if err := Connect(a, devA, cidrA, b, devB, cidrB); err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 }
 
 // Run runs a command inside the namespace, and returns what it printed. It fails
 // the test when the command fails.
-func (n *NS) Run(t testing.TB, name string, args ...string) string {
-	t.Helper()
+func (n *NS) Run(tb testing.TB, name string, args ...string) string {
+	tb.Helper()
 	out, err := n.Output(name, args...)
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	return out
 }
