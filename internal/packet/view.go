@@ -130,15 +130,17 @@ func (v *View) parse4(b []byte, wireLen int) Fault {
 	if ihl < ip4MinHeader || total < ihl {
 		return Malformed
 	}
-	v.Src, v.Dst = map4(b[12:16]), map4(b[16:20])
+	v.Src.set4(b[12:16])
+	v.Dst.set4(b[16:20])
 	v.IPID = binary.BigEndian.Uint16(b[4:])
 	return v.parseTCP(b, ihl, total)
 }
 
-func map4(b []byte) (a Addr) {
-	a[10], a[11] = 0xff, 0xff
-	copy(a[12:], b)
-	return a
+// set4 makes a the IPv4 address at b. Two whole-word stores: pieces put together
+// in place would stall whoever reads the address next.
+func (a *Addr) set4(b []byte) {
+	binary.BigEndian.PutUint64(a[:8], 0)
+	binary.BigEndian.PutUint64(a[8:], 0xffff<<32|uint64(binary.BigEndian.Uint32(b)))
 }
 
 // mapped reports whether a is an IPv4-mapped address.

@@ -81,19 +81,19 @@ func fold(s uint64) uint16 {
 // A Check is one expectation about a packet; it returns what is wrong, or "".
 type Check func(v *packet.View) string
 
-// WantTCP fails t unless pkt is a whole TCP packet with right checksums that
+// WantTCP fails tb unless pkt is a whole TCP packet with right checksums that
 // passes all checks.
-func WantTCP(t testing.TB, pkt []byte, checks ...Check) {
-	t.Helper()
+func WantTCP(tb testing.TB, pkt []byte, checks ...Check) {
+	tb.Helper()
 	if err := Checksums(pkt); err != nil {
-		t.Errorf("packet % x: %v", pkt[:min(len(pkt), 80)], err)
+		tb.Errorf("packet % x: %v", pkt[:min(len(pkt), 80)], err)
 		return
 	}
 	var v packet.View
 	v.Parse(pkt, len(pkt))
 	for _, check := range checks {
 		if wrong := check(&v); wrong != "" {
-			t.Error(wrong)
+			tb.Error(wrong)
 		}
 	}
 }
