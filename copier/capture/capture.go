@@ -1,0 +1,110 @@
+// Package capture brings packets in from the online server's interfaces, through
+// AF_PACKET rings (TPACKET_V3) shared with the kernel.
+//
+// A filter in the kernel picks the packets of the servers asked for: those to a
+// server are captured whole, those from it are cut to their headers. Of every
+// packet it takes one copy, however often the kernel taps it on the host itself:
+// on the way in for packets to the server, on the way out for packets from it.
+//
+// A [Ring] is read by one goroutine without copy, lock or allocation per packet:
+// it is lent one block of packets at a time. When it is slow the ring fills and
+// the kernel counts drops; the host's own traffic never waits.
+//
+// All unsafe code of the module is in ring_linux.go.
+package capture
+
+import (
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"os"
+	"time"
+)
+
+// A Match selects the packets of one server address: to it whole, from it cut to
+// the headers.
+type Match struct {
+	Addr netip.Addr // zero: any for which the packet is directed to this host
+	Port uint16
+}
+
+// Config configures [Open]. The zero value of every field but Matches is usable.
+type Config struct {
+	// Interfaces are names. With one name the ring is bound to that interface.
+	// Without a name it is all that are up, now and later, but FlowTwin's own TUN
+	// devices, and those whose packets are seen again at a device on top of them:
+	// ports of bridges and bonds, and frames with a VLAN tag.
+	Interfaces []string
+	Matches    []Match
+	Rings      int           // one per shard, hashed by flow (PACKET_FANOUT_HASH) when > 1
+	RingBytes  int           // per ring, default 8 MiB
+	Block      int           // bytes, default 256 KiB, the most that is captured of a packet
+	Retire     time.Duration // a packet waits at most so long for its block, default 1 ms
+	Log        *slog.Logger
+}
+
+const (
+	defaultRingBytes = 8 << 20
+	defaultBlock     = 256 << 10
+	defaultRetire    = time.Millisecond
+
+	minBlock = 128 << 10 // a super-packet of 64 KiB and the headers of the block
+	maxRings = 256       // PACKET_FANOUT_MAX of old kernels
+)
+
+// filled returns c with its defaults, or says which field is wrong.
+func (c Config) filled() (Config, error) {
+	if len(c.Matches) == 0 {
+		return c, fmt.Errorf("capture: Matches: none given")
+	}
+	for _, m := range c.Matches {
+		if m.Port == 0 {
+			return c, fmt.Errorf("capture: Matches: %v has no port", m.Addr)
+		}
+	}
+	c.Rings = defaulted(c.Rings, 1)
+	c.RingBytes = defaulted(c.RingBytes, defaultRingBytes)
+	c.Block = defaulted(c.Block, defaultBlock)
+	c.Retire = defaulted(c.Retire, defaultRetire)
+	if c.Log == nil {
+		c.Log = slog.New(slog.DiscardHandler)
+	}
+	page := os.Getpagesize()
+	switch {
+	case c.Rings < 0 || c.Rings > maxRings:
+		return c, fmt.Errorf("capture: Rings: %d is not within 1..%d", c.Rings, maxRings)
+	case c.Block < minBlock || c.Block%page != 0:
+		return c, fmt.Errorf("capture: Block: %d bytes is not a multiple of %d from %d on", c.Block, page, minBlock)
+	case c.RingBytes < 2*c.Block:
+		return c, fmt.Errorf("capture: RingBytes: %d bytes do not hold two blocks of %d", c.RingBytes, c.Block)
+	case c.Retire < time.Millisecond:
+		return c, fmt.Errorf("capture: Retire: %v is less than 1ms", c.Retire)
+	}
+	return c, nil
+}
+
+func defaulted[T comparable](v, d T) T {
+	var zero T
+	if v == zero {
+		return d
+	}
+	return v
+}
+
+// Packet is one captured packet. Its Data is memory of the ring, lent until the
+// reader's next call of [Ring.Next] or [Ring.Release]: what has to outlive that
+// is copied. Reading it later reads other packets, or faults after Close.
+type Packet struct {
+	Data     []byte // from the IP header on (VLAN tags skipped)
+	WireLen  int    // of the same bytes, before the filter or the block cut them
+	Time     int64  // ns since the epoch, from the kernel
+	Iface    int32
+	ToServer bool // by its way: false is a packet from the server
+}
+
+// Stats of one ring.
+type Stats struct {
+	Packets uint64 // that passed the filter, dropped ones included
+	Drops   uint64 // for which the ring had no room
+	Freezes uint64 // how often the ring filled up
+}

@@ -1,0 +1,217 @@
+package capture
+
+import (
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/netip"
+	"os"
+	"sync"
+	"testing"
+	"time"
+
+	"flowtwin/internal/packet"
+	"flowtwin/internal/testnet"
+)
+
+const patience = 20 * time.Second // for anything that happens at once normally
+
+// openIn opens a capture inside ns, and closes it when the test ends.
+func openIn(t testing.TB, ns *testnet.NS, cfg Config) *Set {
+	t.Helper()
+	var set *Set
+	var err error
+	ns.Do(func() { set, err = Open(cfg) })
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := set.Close(); err != nil {
+			t.Errorf("close: %v", err)
+		}
+	})
+	return set
+}
+
+func serverAt(addr string) []Match {
+	ap := netip.MustParseAddrPort(addr)
+	return []Match{{Addr: ap.Addr(), Port: ap.Port()}}
+}
+
+// A taken packet is a copy of a captured one.
+type taken struct {
+	Packet
+	view  packet.View
+	fault packet.Fault
+	ring  int
+}
+
+// A tap reads all rings of a set and keeps what they bring.
+type tap struct {
+	mu      sync.Mutex
+	packets []taken
+	changed chan struct{} // one token when packets has grown
+	done    sync.WaitGroup
+}
+
+func startTap(t testing.TB, set *Set) *tap {
+	t.Helper()
+	tp := &tap{changed: make(chan struct{}, 1)}
+	for i, r := range set.rings {
+		tp.done.Go(func() { tp.read(t, i, r) })
+	}
+	// Registered later than the set's Close, so called before it.
+	t.Cleanup(func() {
+		if err := set.Close(); err != nil {
+			t.Error(err)
+		}
+		tp.done.Wait()
+	})
+	return tp
+}
+
+func (tp *tap) read(t testing.TB, i int, r *Ring) {
+	for {
+		ok, err := r.Next(time.Second)
+		if errors.Is(err, os.ErrClosed) {
+			return
+		}
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		if ok {
+			tp.keep(i, r)
+		}
+	}
+}
+
+func (tp *tap) keep(i int, r *Ring) {
+	tp.mu.Lock()
+	defer tp.mu.Unlock()
+	var p Packet
+	for r.Packet(&p) {
+		c := taken{Packet: p, ring: i}
+		c.Data = append([]byte(nil), p.Data...)
+		c.fault = c.view.Parse(c.Data, c.WireLen)
+		tp.packets = append(tp.packets, c)
+	}
+	select {
+	case tp.changed <- struct{}{}:
+	default:
+	}
+}
+
+// until waits for the packets so far to satisfy want, which says what is missing.
+func (tp *tap) until(t testing.TB, want func([]taken) string) []taken {
+	t.Helper()
+	deadline := time.After(patience)
+	for {
+		tp.mu.Lock()
+		all := tp.packets[:len(tp.packets):len(tp.packets)]
+		tp.mu.Unlock()
+		missing := want(all)
+		if missing == "" {
+			return all
+		}
+		select {
+		case <-tp.changed:
+		case <-deadline:
+			t.Fatalf("after %v: %s; captured %s", patience, missing, describe(all))
+		}
+	}
+}
+
+func describe(all []taken) string {
+	s := fmt.Sprintf("%d packets", len(all))
+	for _, p := range all[:min(len(all), 40)] {
+		s += fmt.Sprintf("\n  to server %t, iface %d, wire %d, got %d, %v, %v:%d > %v:%d flags %x seq %d + %d", p.ToServer, p.Iface,
+			p.WireLen, len(p.Data), p.fault, p.view.Src, p.view.SrcPort, p.view.Dst, p.view.DstPort, p.view.Flags, p.view.Seq, p.view.PayloadLen)
+	}
+	return s
+}
+
+// fins waits for n flows to have ended in both directions.
+func fins(n int) func([]taken) string {
+	return func(all []taken) string {
+		toServer, fromServer := map[uint16]bool{}, map[uint16]bool{}
+		for _, p := range all {
+			if !p.view.Flags.Has(packet.FIN) {
+				continue
+			}
+			if p.ToServer {
+				toServer[p.view.SrcPort] = true
+			} else {
+				fromServer[p.view.DstPort] = true
+			}
+		}
+		if len(toServer) < n || len(fromServer) < n {
+			return fmt.Sprintf("FINs of %d and %d flows, want %d", len(toServer), len(fromServer), n)
+		}
+		return ""
+	}
+}
+
+// randomBytes returns n bytes that are not likely to match when misplaced.
+func randomBytes(t testing.TB, n int) []byte {
+	t.Helper()
+	b := make([]byte, n)
+	if _, err := rand.Read(b); err != nil {
+		t.Fatal(err)
+	}
+	return b
+}
+
+// serve accepts connections at addr inside ns, reads each to its end, and then
+// answers with answer.
+func serve(t testing.TB, ns *testnet.NS, addr string, answer []byte) {
+	t.Helper()
+	var l net.Listener
+	var err error
+	ns.Do(func() { l, err = net.Listen("tcp", addr) })
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = l.Close() })
+	go func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			go func() {
+				defer c.Close()
+				_, _ = io.Copy(io.Discard, c)
+				_, _ = c.Write(answer)
+			}()
+		}
+	}()
+}
+
+// request connects from inside ns, sends body and reads the answer to its end.
+func request(t testing.TB, ns *testnet.NS, addr string, body []byte) []byte {
+	t.Helper()
+	var c net.Conn
+	var err error
+	ns.Do(func() { c, err = net.DialTimeout("tcp", addr, patience) })
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	if err := c.SetDeadline(time.Now().Add(patience)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := c.Write(body); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.(*net.TCPConn).CloseWrite(); err != nil {
+		t.Fatal(err)
+	}
+	answer, err := io.ReadAll(c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return answer
+}

@@ -1,0 +1,85 @@
+package capture
+
+import (
+	"encoding/binary"
+	"net/netip"
+
+	"flowtwin/internal/packet"
+)
+
+// tagLen is the length of a VLAN tag as it stands before a packet: its number
+// and the protocol behind it.
+const tagLen = 4
+
+// packetInfo is what else the kernel says of a packet.
+type packetInfo struct {
+	proto  uint16 // behind all tags; on old kernels the inner tag's own
+	tagged bool   // had a VLAN tag, which was stripped
+}
+
+// innerTag reports whether a second VLAN tag stands before the IP header of p.
+//
+// Only received frames that had a tag stripped can have one. Old kernels say so
+// by the protocol. New ones (since 6.10) look behind the tag and give the IP
+// version instead, so the tag shows by being no IP header of this version. One
+// that looks like it, by its priority, is told by the length not being right.
+func (i packetInfo) innerTag(p *Packet) bool {
+	if !i.tagged || !p.ToServer || len(p.Data) < tagLen+20 {
+		return false
+	}
+	if i.proto == etherVLAN || i.proto == etherQinQ {
+		return true
+	}
+	return !plausible(p.Data, i.proto, p.WireLen) && plausible(p.Data[tagLen:], i.proto, p.WireLen-tagLen)
+}
+
+// plausible reports whether b can be the beginning of a packet of n bytes.
+func plausible(b []byte, proto uint16, n int) bool {
+	var length int
+	switch {
+	case proto == etherIPv4 && b[0]>>4 == 4 && b[0]&0xf >= 5:
+		length = int(binary.BigEndian.Uint16(b[2:]))
+	case proto == etherIPv6 && b[0]>>4 == 6:
+		if length = int(binary.BigEndian.Uint16(b[4:])); length != 0 {
+			length += 40
+		}
+	default:
+		return false
+	}
+	// Ethernet pads up to 46 bytes; super-packets beyond 64 KiB give no length.
+	return length == n || length < n && n <= 46 || length == 0
+}
+
+// portless reports whether the filter could not see the ports of p, because of
+// IPv6 extension headers, and therefore took it by its address alone.
+func portless(b []byte) bool {
+	return len(b) >= 40 && b[0]>>4 == 6 && b[6] != protoTCP
+}
+
+// matcher decides again about packets that are portless.
+type matcher struct {
+	matches []Match
+	view    packet.View
+}
+
+// wants reports whether p is of a server in the list, or is nothing that can be
+// told, which is for the reader to count.
+func (m *matcher) wants(p *Packet) bool {
+	switch m.view.Parse(p.Data, p.WireLen) {
+	case packet.OK:
+	case packet.NotTCP:
+		return false
+	default:
+		return true
+	}
+	addr, port := m.view.Src, m.view.SrcPort
+	if p.ToServer {
+		addr, port = m.view.Dst, m.view.DstPort
+	}
+	for _, w := range m.matches {
+		if w.Port == port && (w.Addr == netip.Addr{} || packet.AddrFrom(w.Addr) == addr) {
+			return true
+		}
+	}
+	return false
+}

@@ -1,0 +1,197 @@
+package capture
+
+import (
+	"errors"
+	"os"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/net/bpf"
+)
+
+// A Ring is read by one goroutine, which calls Next, Packet and Release. The
+// other methods are for any goroutine.
+type Ring struct {
+	// lease is held by the reader inside Next and for as long as it has a block,
+	// and by close, which so waits for the reader before it frees the memory.
+	lease sync.Mutex
+	held  bool    // the reader has a block
+	own   *socket // the one the reader walks
+	match matcher
+
+	closed atomic.Bool
+	woken  atomic.Bool
+
+	mu   sync.Mutex
+	sock *socket // mu; the one that receives; the reader is going to take it over
+	past Stats   // mu; all that was read from the kernel
+	// retired (mu) are sockets replaced that the reader may still be walking.
+	retired []*socket
+}
+
+func newRing(s *socket, matches []Match) *Ring {
+	return &Ring{own: s, sock: s, match: matcher{matches: matches}}
+}
+
+// Next releases the block it returned before and waits for the next one: true
+// with a block to walk by Packet; false after timeout, Wake, or without visible
+// reason. It does not wait when a block is there, nor with a timeout of 0. It
+// returns os.ErrClosed once the set is closed.
+func (r *Ring) Next(timeout time.Duration) (bool, error) {
+	if r.held {
+		r.own.blocks.release()
+		r.held = false
+	} else if !r.lease.TryLock() {
+		if r.closed.Load() {
+			return false, os.ErrClosed
+		}
+		panic("capture: two goroutines read one Ring")
+	}
+	ok, err := r.take(timeout)
+	if r.held = ok; !ok {
+		r.lease.Unlock()
+	}
+	return ok, err
+}
+
+// Release gives the block of the last Next back, if there is one. A reader that
+// does not call Next again calls Release, or Close waits for it for ever.
+func (r *Ring) Release() {
+	if r.held {
+		r.own.blocks.release()
+		r.held = false
+		r.lease.Unlock()
+	}
+}
+
+// take waits for a block. The reader holds the lease.
+func (r *Ring) take(timeout time.Duration) (bool, error) {
+	if r.closed.Load() {
+		return false, os.ErrClosed
+	}
+	if r.own.blocks.take() {
+		return true, nil
+	}
+	if timeout <= 0 {
+		return false, nil
+	}
+	if err := r.adopt(); err != nil {
+		return false, err
+	}
+	// The deadline is set before woken is looked at: a Wake that comes later
+	// moves it to the past.
+	if err := r.own.setDeadline(time.Now().Add(timeout)); err != nil {
+		return false, err
+	}
+	if r.woken.Swap(false) {
+		return false, nil
+	}
+	ok, err := r.own.wait()
+	if !ok {
+		r.woken.Store(false)
+	}
+	return ok, err
+}
+
+// Packet fills p with the next packet of the block, or reports false at its end.
+// It borrows p; what p.Data points to is lent, see [Packet].
+func (r *Ring) Packet(p *Packet) bool {
+	for {
+		info, ok := r.own.blocks.next(p)
+		if !ok {
+			return false
+		}
+		if info.innerTag(p) {
+			p.Data = p.Data[tagLen:]
+			p.WireLen -= tagLen
+		}
+		if !portless(p.Data) || r.match.wants(p) {
+			return true
+		}
+	}
+}
+
+// Wake makes a Next that waits, or the next one that would, return early.
+func (r *Ring) Wake() {
+	if r.woken.Swap(true) {
+		return // another one is under way
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.sock.wake()
+}
+
+// Stats are the kernel's counts since Open, accumulated (the kernel resets its
+// own at every read).
+func (r *Ring) Stats() Stats {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.readStatsLocked()
+	return r.past
+}
+
+func (r *Ring) readStatsLocked() {
+	if r.closed.Load() {
+		return
+	}
+	now := r.sock.stats()
+	r.past.Packets += now.Packets
+	r.past.Drops += now.Drops
+	r.past.Freezes += now.Freezes
+}
+
+// setFilter gives the ring another filter.
+func (r *Ring) setFilter(raw []bpf.RawInstruction) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.sock.setFilter(raw)
+}
+
+// replace puts another socket in the place of the ring's, whose interface is
+// gone. The reader still walks the old one's last blocks, then adopts the new.
+func (r *Ring) replace(s *socket) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.readStatsLocked()
+	r.woken.Store(true) // before wake, see take
+	r.sock.wake()
+	r.retired = append(r.retired, r.sock)
+	r.sock = s
+}
+
+// adopt makes the socket that receives the reader's. The reader calls it when its
+// old socket has no block.
+func (r *Ring) adopt() error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.own = r.sock
+	return r.closeRetiredLocked()
+}
+
+func (r *Ring) closeRetiredLocked() error {
+	var err error
+	for _, s := range r.retired {
+		err = errors.Join(err, s.close())
+	}
+	r.retired = nil
+	return err
+}
+
+// shut makes the reader leave.
+func (r *Ring) shut() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.readStatsLocked()
+	r.closed.Store(true)
+	r.woken.Store(true)
+	r.sock.wake()
+}
+
+// free waits until the reader has left, and frees the memory.
+func (r *Ring) free() error {
+	r.lease.Lock() // for good: no reader comes in again
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return errors.Join(r.closeRetiredLocked(), r.sock.close())
+}
