@@ -1,0 +1,137 @@
+package tunnel
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"sync"
+	"time"
+
+	"github.com/quic-go/quic-go"
+)
+
+// A Peer is one connected copier (with several connections: all of them
+// together; when one breaks, all end).
+type Peer struct {
+	hello Hello
+	conns []serverLink
+	lanes []*PeerLane
+	log   *slog.Logger
+
+	once   sync.Once
+	err    error         // why it ended; set before failed is closed
+	failed chan struct{} // closed when it ends
+}
+
+func newPeer(g *gathering, log *slog.Logger) *Peer {
+	p := &Peer{hello: g.hello, conns: g.conns, log: log, failed: make(chan struct{})}
+	for range g.hello.Lanes {
+		p.lanes = append(p.lanes, newPeerLane(p))
+	}
+	return p
+}
+
+// Hello returns what the copier said of itself.
+func (p *Peer) Hello() Hello { return p.hello }
+
+// Lane returns lane i.
+func (p *Peer) Lane(i int) *PeerLane { return p.lanes[i] }
+
+// Context ends with the connection.
+func (p *Peer) Context() context.Context { return p.conns[0].conn.Context() }
+
+// Close ends the connection and tells the copier why.
+func (p *Peer) Close(reason string) error {
+	p.end(codeShutdown, reason, ErrClosed)
+	return nil
+}
+
+// end closes all connections, the first time that it is called.
+func (p *Peer) end(code quic.ApplicationErrorCode, reason string, err error) {
+	p.once.Do(func() {
+		p.err = err
+		close(p.failed)
+		for _, c := range p.conns {
+			closeReason(c.conn, code, reason)
+		}
+	})
+}
+
+// fail ends the peer with an error of one of its goroutines.
+func (p *Peer) fail(err error) {
+	if errors.Is(err, ErrProtocol) {
+		p.end(codeProtocol, err.Error(), err)
+		return
+	}
+	p.end(codePartner, "another connection of the session broke", lost(err))
+}
+
+// run serves the peer until it ends.
+func (p *Peer) run() {
+	var wg sync.WaitGroup
+	for i, c := range p.conns {
+		stop := context.AfterFunc(c.conn.Context(), func() { p.fail(context.Cause(c.conn.Context())) })
+		defer stop()
+		wg.Go(func() {
+			if err := p.acceptLanes(c.conn, i); err != nil {
+				p.fail(err)
+			}
+		})
+	}
+	wg.Go(func() {
+		if err := answerPings(p.conns[0].control); err != nil {
+			p.fail(err)
+		}
+	})
+	for i, l := range p.lanes {
+		wg.Go(func() {
+			if err := l.write(p.conns[i%len(p.conns)].conn, i); err != nil {
+				p.fail(err)
+			}
+		})
+	}
+	<-p.failed
+	for _, l := range p.lanes {
+		l.end()
+	}
+	wg.Wait()
+}
+
+// acceptLanes takes the copier's streams on connection index.
+func (p *Peer) acceptLanes(conn *quic.Conn, index int) error {
+	for {
+		stream, err := conn.AcceptUniStream(conn.Context())
+		if err != nil {
+			return err
+		}
+		var b [preambleLen]byte
+		if _, err := io.ReadFull(stream, b[:]); err != nil {
+			return err
+		}
+		i, err := parsePreamble(b, len(p.lanes), index, len(p.conns))
+		if err != nil {
+			return err
+		}
+		select {
+		case p.lanes[i].arrived <- stream:
+		default:
+			return fmt.Errorf("%w: lane %d has a stream already", ErrProtocol, i)
+		}
+	}
+}
+
+// answerPings tells the copier our clock.
+func answerPings(control *quic.Stream) error {
+	for {
+		var msg clockMsg
+		if err := readControl(control, controlPing, maxControl, &msg); err != nil {
+			return err
+		}
+		msg.T1 = time.Now().UnixNano()
+		if err := writeControl(control, controlPong, msg); err != nil {
+			return err
+		}
+	}
+}

@@ -1,0 +1,161 @@
+package tunnel
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+	"syscall"
+	"unicode/utf8"
+
+	"github.com/quic-go/quic-go"
+)
+
+// Codes that a connection is closed with; the reason text goes with them.
+const (
+	codeDone        quic.ApplicationErrorCode = iota // an orderly end
+	codeSecret                                       // the proof is wrong
+	codeVersion                                      // no common version
+	codeRefused                                      // maps or limits
+	codeExpired                                      // the invite has expired
+	codeFingerprint                                  // the responder has another key
+	codeProtocol                                     // the other side broke the protocol
+	codeBusy                                         // too many connections
+	codeShutdown                                     // the responder stops
+	codePartner                                      // another connection of the session broke
+)
+
+// maxReason keeps a reason inside one packet.
+const maxReason = 900
+
+// udpBuffer is what quic-go wants of the sockets' buffers.
+const udpBuffer = 7 << 20
+
+// quicConfig returns the settings of both sides; streams are how many streams
+// the peer may open.
+func quicConfig(biStreams, uniStreams int) *quic.Config {
+	unlessNone := func(n int) int64 {
+		if n == 0 {
+			return -1
+		}
+		return int64(n)
+	}
+	return &quic.Config{
+		HandshakeIdleTimeout:       handshakeTimeout / 2, // quic-go allows twice that in all
+		MaxIdleTimeout:             idleTimeout,
+		MaxStreamReceiveWindow:     16 << 20,
+		MaxConnectionReceiveWindow: 32 << 20,
+		MaxIncomingStreams:         unlessNone(biStreams),
+		MaxIncomingUniStreams:      unlessNone(uniStreams),
+	}
+}
+
+// listenUDP opens a socket. quic-go would print its own warning about small
+// buffers to standard error; warnBuffers says it in the log instead.
+func listenUDP(network string, addr *net.UDPAddr) (*net.UDPConn, error) {
+	const silence = "QUIC_GO_DISABLE_RECEIVE_BUFFER_WARNING"
+	if _, set := os.LookupEnv(silence); !set {
+		if err := os.Setenv(silence, "true"); err != nil {
+			return nil, err
+		}
+	}
+	return net.ListenUDP(network, addr)
+}
+
+// warnBuffers logs when the kernel's limit kept c's buffers small; after quic-go
+// has tried to enlarge them.
+func warnBuffers(log *slog.Logger, c *net.UDPConn) {
+	raw, err := c.SyscallConn()
+	if err != nil {
+		return
+	}
+	size := udpBuffer
+	err = raw.Control(func(fd uintptr) {
+		for _, opt := range []int{syscall.SO_RCVBUF, syscall.SO_SNDBUF} {
+			if n, err := syscall.GetsockoptInt(int(fd), syscall.SOL_SOCKET, opt); err == nil {
+				size = min(size, n)
+			}
+		}
+	})
+	if err == nil && size < udpBuffer {
+		log.Info("udp buffers are small, bursts may be lost and sent again: raise net.core.rmem_max and wmem_max",
+			"bytes", size, "wanted", udpBuffer)
+	}
+}
+
+// closeReason closes conn with a reason that fits in a packet.
+func closeReason(conn *quic.Conn, code quic.ApplicationErrorCode, reason string) {
+	if len(reason) > maxReason {
+		reason = reason[:maxReason]
+		for !utf8.ValidString(reason) && len(reason) > 0 {
+			reason = reason[:len(reason)-1]
+		}
+	}
+	_ = conn.CloseWithError(code, reason) // fails only when it is closed already
+}
+
+// handshakeError names what the other side, or the network, ended a handshake
+// with.
+func handshakeError(err error) error {
+	var app *quic.ApplicationError
+	var transport *quic.TransportError
+	switch {
+	case errors.As(err, &app) && app.Remote:
+		if s := sentinel(app.ErrorCode); s != nil {
+			return fmt.Errorf("%w: %s", s, app.ErrorMessage)
+		}
+		return fmt.Errorf("the other side ended the connection: %s", app.ErrorMessage)
+	case errors.As(err, &transport) && transport.ErrorCode == noALPN:
+		return fmt.Errorf("%w: what listens there does not speak FlowTwin's protocol", ErrVersion)
+	case errors.As(err, &transport) && transport.ErrorCode == quic.ConnectionRefused:
+		return errors.New("the other side takes no more connections now")
+	}
+	return err
+}
+
+// noALPN is QUIC's form of TLS's alert no_application_protocol.
+const noALPN quic.TransportErrorCode = 0x178
+
+// sentinel is the error that a close code means, nil for those that are none of
+// a handshake's.
+func sentinel(code quic.ApplicationErrorCode) error {
+	switch code {
+	case codeSecret:
+		return ErrSecret
+	case codeVersion:
+		return ErrVersion
+	case codeRefused:
+		return ErrRefused
+	case codeExpired:
+		return ErrExpired
+	case codeFingerprint:
+		return ErrFingerprint
+	case codeProtocol:
+		return ErrProtocol
+	}
+	return nil
+}
+
+// A lane's stream, and its returns, begin with the lane's number: streams of one
+// connection may appear in any order.
+const (
+	preambleLen   = 4
+	preambleMagic = 0x4654 // "FT"
+)
+
+func appendPreamble(b []byte, lane int) []byte {
+	return binary.BigEndian.AppendUint32(b, preambleMagic<<16|uint32(lane))
+}
+
+// parsePreamble returns the number of the lane, which is one of lanes and
+// belongs to connection index of n.
+func parsePreamble(b [preambleLen]byte, lanes, index, n int) (lane int, err error) {
+	word := binary.BigEndian.Uint32(b[:])
+	lane = int(word & 0xffff)
+	if word>>16 != preambleMagic || lane >= lanes || lane%n != index {
+		return 0, fmt.Errorf("%w: a stream begins with %#08x", ErrProtocol, word)
+	}
+	return lane, nil
+}

@@ -1,0 +1,248 @@
+package tunnel
+
+import (
+	"bytes"
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/quic-go/quic-go"
+)
+
+// A refusalError ends a handshake with a code and a reason for the copier.
+type refusalError struct {
+	code   quic.ApplicationErrorCode
+	reason string
+}
+
+func (e *refusalError) Error() string { return e.reason }
+
+func refuse(code quic.ApplicationErrorCode, format string, args ...any) error {
+	return &refusalError{code, fmt.Sprintf(format, args...)}
+}
+
+// A gathering is a session whose further connections are still to come.
+type gathering struct {
+	id    []byte
+	hello Hello
+	conns []serverLink // by index; conn is nil where one is missing
+	// complete is closed when all are there or the session has been given up.
+	complete chan struct{}
+	missing  int
+}
+
+// A serverLink is one proven connection and its control stream.
+type serverLink struct {
+	conn    *quic.Conn
+	control *quic.Stream
+}
+
+// receive carries a connection through the handshake.
+func (s *Server) receive(conn *quic.Conn) {
+	ctx, cancel := context.WithTimeoutCause(conn.Context(), handshakeTimeout, errors.New("the handshake took too long"))
+	defer cancel()
+	err := s.handshake(ctx, conn)
+	if err == nil {
+		return
+	}
+	code, reason := codeProtocol, err.Error()
+	var refused *refusalError
+	switch {
+	case errors.As(err, &refused):
+		code = refused.code
+	case conn.Context().Err() != nil: // the copier left
+		reason = leaving(context.Cause(conn.Context()))
+	case ctx.Err() != nil:
+		reason = context.Cause(ctx).Error()
+	}
+	closeReason(conn, code, reason)
+	select {
+	case <-s.closed:
+		return
+	default:
+	}
+	if ok, suppressed := s.refusals.allow(time.Now()); ok {
+		s.log.Warn("copier refused", "remote", addrPort(conn.RemoteAddr()), "reason", reason, "suppressed", suppressed)
+	}
+}
+
+// leaving is the text of the copier's own reason to end the handshake.
+func leaving(err error) string {
+	var app *quic.ApplicationError
+	if errors.As(err, &app) && app.Remote {
+		return "the copier left: " + app.ErrorMessage
+	}
+	return fmt.Sprintf("the copier left: %v", err)
+}
+
+// handshake proves the secret and reads what the copier wants. When it returns
+// nil the connection belongs to a peer.
+func (s *Server) handshake(ctx context.Context, conn *quic.Conn) error {
+	control, err := conn.AcceptStream(ctx)
+	if err != nil {
+		return err
+	}
+	if err := control.SetDeadline(time.Now().Add(handshakeTimeout)); err != nil {
+		return err
+	}
+	if err := s.prove(conn, control); err != nil {
+		return err
+	}
+	proved(conn)
+	link := serverLink{conn, control}
+
+	t, body, err := readRequest(control)
+	if err != nil {
+		return err
+	}
+	var g *gathering
+	if t == controlHello {
+		g, err = s.hello(link, body)
+	} else {
+		g, err = s.join(link, body)
+	}
+	if err != nil {
+		return err
+	}
+	if err := writeControl(control, controlWelcome, welcomeMsg{Session: g.id}); err != nil {
+		return err
+	}
+	if t != controlHello {
+		return nil // the first connection's goroutine does the rest
+	}
+	return s.gather(ctx, g)
+}
+
+// prove checks the copier's proof and answers with ours.
+func (s *Server) prove(conn *quic.Conn, control *quic.Stream) error {
+	var msg proofMsg
+	if err := readControl(control, controlProof, maxControl, &msg); err != nil {
+		return err
+	}
+	version, ok := commonVersion(protocolVersions(), msg.Versions)
+	if !ok {
+		return refuse(codeVersion, "the copier speaks versions %v, the responder %v", msg.Versions, protocolVersions())
+	}
+	state := conn.ConnectionState().TLS
+	if !proven(&state, s.cfg.Identity.Secret, copierLabel, msg.Proof) {
+		return refuse(codeSecret, "the copier's secret is not this responder's, its invite may be an old one")
+	}
+	if expired(s.cfg.Expires, time.Now()) {
+		return refuse(codeExpired, "the invite expired on %s", s.cfg.Expires.Format(time.DateTime))
+	}
+	proof, err := prove(&state, s.cfg.Identity.Secret, responderLabel)
+	if err != nil {
+		return err
+	}
+	return writeControl(control, controlProved, proofMsg{Version: version, Proof: proof})
+}
+
+// hello begins a session.
+func (s *Server) hello(link serverLink, body []byte) (*gathering, error) {
+	var msg helloMsg
+	if err := parseControlBody(body, &msg); err != nil {
+		return nil, err
+	}
+	if err := msg.check(); err != nil {
+		return nil, refuse(codeRefused, "%v", err)
+	}
+	g := &gathering{
+		id: make([]byte, 16),
+		hello: Hello{
+			Name: msg.Name, Version: msg.Version, Lanes: msg.Lanes, Maps: msg.Maps,
+			Remote: addrPort(link.conn.RemoteAddr()),
+		},
+		conns:    make([]serverLink, msg.Connections),
+		complete: make(chan struct{}),
+		missing:  msg.Connections - 1,
+	}
+	g.conns[0] = link
+	_, _ = rand.Read(g.id) // never fails, see its documentation
+	if s.cfg.Accept != nil {
+		h := g.hello
+		h.Maps = slices.Clone(h.Maps)
+		if err := s.cfg.Accept(h); err != nil {
+			return nil, refuse(codeRefused, "%v", err)
+		}
+	}
+	if g.missing == 0 {
+		close(g.complete)
+		return g, nil
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(s.waiting) >= maxUnproven {
+		return nil, refuse(codeBusy, "too many copiers are connecting at once")
+	}
+	s.waiting[string(g.id)] = g
+	return g, nil
+}
+
+// join adds a connection to a session that waits for it.
+func (s *Server) join(link serverLink, body []byte) (*gathering, error) {
+	var msg joinMsg
+	if err := parseControlBody(body, &msg); err != nil {
+		return nil, err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	g := s.waiting[string(msg.Session)]
+	if g == nil || !bytes.Equal(g.id, msg.Session) {
+		return nil, refuse(codeRefused, "no session waits for this connection")
+	}
+	if msg.Index < 1 || msg.Index >= len(g.conns) || g.conns[msg.Index].conn != nil {
+		return nil, refuse(codeRefused, "the session does not wait for connection %d", msg.Index)
+	}
+	g.conns[msg.Index] = link
+	if g.missing--; g.missing == 0 {
+		delete(s.waiting, string(g.id))
+		close(g.complete)
+	}
+	return g, nil
+}
+
+// gather waits for the session's connections and makes it a peer.
+func (s *Server) gather(ctx context.Context, g *gathering) error {
+	select {
+	case <-g.complete:
+	case <-ctx.Done():
+		s.mu.Lock()
+		delete(s.waiting, string(g.id))
+		links := slices.Clone(g.conns[1:])
+		s.mu.Unlock()
+		for _, l := range links {
+			if l.conn != nil {
+				closeReason(l.conn, codePartner, "the session's other connections did not come")
+			}
+		}
+		return fmt.Errorf("connections of the session did not come: %w", context.Cause(ctx))
+	}
+	for _, l := range g.conns {
+		if err := l.control.SetDeadline(time.Time{}); err != nil {
+			return err
+		}
+	}
+	s.adopt(newPeer(g, s.log))
+	return nil
+}
+
+// readRequest reads a Hello or a Join.
+func readRequest(control *quic.Stream) (t controlType, body []byte, err error) {
+	h, err := readControlHeader(control)
+	if err != nil {
+		return 0, nil, err
+	}
+	t = controlHello
+	if controlType(h[0]) == controlJoin {
+		t = controlJoin
+	}
+	limit := maxHello
+	if t == controlJoin {
+		limit = maxControl
+	}
+	body, err = readControlBody(control, h, t, limit)
+	return t, body, err
+}

@@ -1,0 +1,242 @@
+package tunnel
+
+import (
+	"context"
+	"crypto/hmac"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/netip"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/quic-go/quic-go"
+)
+
+const (
+	// maxUnproven is how many connections may be between their first packet and
+	// the proof of the secret; past half of it, addresses must be validated first
+	// (RFC 9000, 8.1.2).
+	maxUnproven = 64
+	// maxPeers is how many copiers may be connected at a time.
+	maxPeers = 1024
+	// logBurst lines about refused connections are logged per logPeriod.
+	logBurst  = 20
+	logPeriod = 10 * time.Second
+)
+
+// ServerConfig configures Listen.
+type ServerConfig struct {
+	Addr     string // UDP host:port
+	Identity Identity
+	Expires  time.Time // when the current invite's secret stops working; zero never
+	// Accept decides about a copier's maps; an error refuses it, and its text goes
+	// to the copier. nil accepts all. It is called from several goroutines.
+	Accept func(Hello) error
+	Log    *slog.Logger
+}
+
+// Hello is what a copier says of itself.
+type Hello struct {
+	Name    string
+	Remote  netip.AddrPort
+	Version string
+	Lanes   int
+	Maps    []Map
+}
+
+// A Server accepts copiers.
+type Server struct {
+	cfg       ServerConfig
+	log       *slog.Logger
+	socket    *net.UDPConn
+	transport *quic.Transport
+	listener  *quic.Listener
+	peers     chan *Peer // accepted, for Accept to take
+	closed    chan struct{}
+	wg        sync.WaitGroup
+	unproven  atomic.Int64
+	refusals  logLimit
+
+	mu      sync.Mutex
+	isDone  bool
+	waiting map[string]*gathering // sessions that lack connections, by id
+	live    map[*Peer]struct{}
+}
+
+// Listen opens the UDP port.
+func Listen(cfg ServerConfig) (*Server, error) {
+	if cfg.Identity.Certificate.PrivateKey == nil || cfg.Identity.Secret == [32]byte{} {
+		return nil, errors.New("tunnel: listen: no identity")
+	}
+	if cfg.Log == nil {
+		cfg.Log = slog.New(slog.DiscardHandler)
+	}
+	addr, err := net.ResolveUDPAddr("udp", cfg.Addr)
+	if err != nil {
+		return nil, fmt.Errorf("tunnel: listen on %s: %w", cfg.Addr, err)
+	}
+	socket, err := listenUDP("udp", addr)
+	if err != nil {
+		return nil, fmt.Errorf("tunnel: listen on %s: %w", cfg.Addr, err)
+	}
+	s := &Server{
+		cfg: cfg, log: cfg.Log, socket: socket,
+		peers: make(chan *Peer), closed: make(chan struct{}),
+		waiting: make(map[string]*gathering), live: make(map[*Peer]struct{}),
+	}
+	s.transport = &quic.Transport{
+		Conn:                socket,
+		StatelessResetKey:   resetKey(cfg.Identity.Secret),
+		VerifySourceAddress: func(net.Addr) bool { return s.unproven.Load() > maxUnproven/2 },
+		ConnContext:         s.admit,
+	}
+	config := quicConfig(1, MaxLanes)
+	s.listener, err = s.transport.Listen(serverTLS(cfg.Identity), config)
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("tunnel: listen on %s: %w", cfg.Addr, err), socket.Close())
+	}
+	warnBuffers(s.log, socket)
+	s.wg.Go(s.accept)
+	return s, nil
+}
+
+// resetKey lets a restarted responder tell copiers at once that their
+// connections are gone (RFC 9000, 10.3), instead of after the idle timeout.
+func resetKey(secret [32]byte) *quic.StatelessResetKey {
+	mac := hmac.New(sha256.New, secret[:])
+	mac.Write([]byte("flowtwin stateless reset"))
+	return (*quic.StatelessResetKey)(mac.Sum(nil))
+}
+
+// unprovenKey finds a connection's place among the unproven in its context.
+type unprovenKey struct{}
+
+// admit counts a new connection among the unproven ones, until it is proven or
+// ends, and refuses it when there are too many.
+func (s *Server) admit(ctx context.Context, _ *quic.ClientInfo) (context.Context, error) {
+	if s.unproven.Add(1) > maxUnproven {
+		s.unproven.Add(-1)
+		return nil, errors.New("too many connections at once")
+	}
+	release := sync.OnceFunc(func() { s.unproven.Add(-1) })
+	context.AfterFunc(ctx, release)
+	return context.WithValue(ctx, unprovenKey{}, release), nil
+}
+
+// proved takes conn from the unproven ones.
+func proved(conn *quic.Conn) {
+	if release, ok := conn.Context().Value(unprovenKey{}).(func()); ok {
+		release()
+	}
+}
+
+// accept takes connections until the listener is closed.
+func (s *Server) accept() {
+	ctx := context.Background() //nolint:forbidigo // closing the listener ends it
+	for {
+		conn, err := s.listener.Accept(ctx)
+		if err != nil {
+			return
+		}
+		s.wg.Go(func() { s.receive(conn) })
+	}
+}
+
+// Addr returns the address that Listen bound.
+func (s *Server) Addr() netip.AddrPort { return addrPort(s.socket.LocalAddr()) }
+
+func addrPort(a net.Addr) netip.AddrPort {
+	u, ok := a.(*net.UDPAddr)
+	if !ok {
+		return netip.AddrPort{}
+	}
+	ap := u.AddrPort()
+	return netip.AddrPortFrom(ap.Addr().Unmap(), ap.Port())
+}
+
+// Accept returns the next copier that passed the handshake.
+func (s *Server) Accept(ctx context.Context) (*Peer, error) {
+	select {
+	case p := <-s.peers:
+		return p, nil
+	case <-ctx.Done():
+		return nil, context.Cause(ctx)
+	case <-s.closed:
+		return nil, fmt.Errorf("tunnel: accept: %w", ErrClosed)
+	}
+}
+
+// Close stops accepting and closes all peers.
+func (s *Server) Close() error {
+	s.mu.Lock()
+	if s.isDone {
+		s.mu.Unlock()
+		return nil
+	}
+	s.isDone = true
+	close(s.closed)
+	var peers []*Peer
+	for p := range s.live {
+		peers = append(peers, p)
+	}
+	s.mu.Unlock()
+	for _, p := range peers {
+		p.end(codeShutdown, "responder stops", ErrClosed)
+	}
+	err := errors.Join(s.listener.Close(), s.transport.Close(), s.socket.Close())
+	s.wg.Wait()
+	return err
+}
+
+// adopt makes p one of the live peers and offers it to Accept.
+func (s *Server) adopt(p *Peer) {
+	s.mu.Lock()
+	full := len(s.live) >= maxPeers
+	if !s.isDone && !full {
+		s.live[p] = struct{}{}
+	}
+	done := s.isDone
+	s.mu.Unlock()
+	if done || full {
+		p.end(codeBusy, "the responder takes no more copiers", ErrClosed)
+		return
+	}
+	s.log.Info("copier connected", "name", p.hello.Name, "remote", p.hello.Remote, "version", p.hello.Version,
+		"lanes", p.hello.Lanes, "connections", len(p.conns), "maps", len(p.hello.Maps))
+	s.wg.Go(func() {
+		p.run()
+		s.mu.Lock()
+		delete(s.live, p)
+		s.mu.Unlock()
+		s.log.Info("copier disconnected", "name", p.hello.Name, "remote", p.hello.Remote, "reason", p.err)
+	})
+	select {
+	case s.peers <- p:
+	case <-p.failed:
+	case <-s.closed:
+	}
+}
+
+// A logLimit bounds how much a stranger can write into the log.
+type logLimit struct {
+	mu    sync.Mutex
+	since time.Time
+	lines int
+}
+
+// allow reports whether a line may be logged at now, and how many were not
+// before it.
+func (l *logLimit) allow(now time.Time) (ok bool, suppressed int) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if now.Sub(l.since) >= logPeriod {
+		suppressed = max(0, l.lines-logBurst)
+		l.since, l.lines = now, 0
+	}
+	l.lines++
+	return l.lines <= logBurst, suppressed
+}

@@ -1,0 +1,210 @@
+package tunnel
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/quic-go/quic-go"
+)
+
+// A session is a copier's set of connections that live and die together.
+type session struct {
+	links []*link
+	clock clock
+
+	once   sync.Once
+	err    error         // why it ended; set before failed is closed
+	failed chan struct{} // closed when it ends
+	done   chan struct{} // closed when all its goroutines have ended too
+}
+
+func newSession() *session {
+	return &session{failed: make(chan struct{}), done: make(chan struct{})}
+}
+
+// over reports whether the session has ended.
+func (s *session) over() bool {
+	select {
+	case <-s.failed:
+		return true
+	default:
+		return false
+	}
+}
+
+func (s *session) remote() string { return s.links[0].conn.RemoteAddr().String() }
+
+// fail ends the session, the first time that it is called.
+func (s *session) fail(err error) {
+	s.once.Do(func() {
+		code, reason := codePartner, "another connection of the session broke"
+		switch {
+		case errors.Is(err, ErrClosed):
+			code, reason = codeDone, "copier stops"
+		case errors.Is(err, ErrProtocol):
+			code, reason = codeProtocol, err.Error()
+		}
+		s.err = err
+		close(s.failed)
+		for _, l := range s.links {
+			closeReason(l.conn, code, reason)
+		}
+	})
+}
+
+// release frees the sockets of a session that has ended.
+func (s *session) release() {
+	for _, l := range s.links {
+		l.close(codeDone, "")
+	}
+}
+
+// start brings the lanes up and runs the session until it ends; ended is then
+// told why.
+func (s *session) start(lanes []*Lane, epoch uint64, returned *atomic.Uint64, ended func(error)) {
+	var wg sync.WaitGroup
+	run := func(f func() error) {
+		wg.Go(func() {
+			if err := f(); err != nil {
+				s.fail(lost(err))
+			}
+		})
+	}
+	for _, l := range s.links {
+		context.AfterFunc(l.conn.Context(), func() { s.fail(lost(context.Cause(l.conn.Context()))) })
+	}
+	for i, lane := range lanes {
+		stream, err := s.link(i).conn.OpenUniStream()
+		if err == nil {
+			_, err = stream.Write(appendPreamble(nil, i))
+		}
+		if err != nil {
+			s.fail(lost(err))
+			break
+		}
+		lane.attach(epoch, stream)
+		run(func() error { return lane.write(stream) })
+	}
+	for i, l := range s.links {
+		run(func() error { return s.acceptReturns(l, i, lanes, epoch, returned, run) })
+	}
+	run(func() error { return s.clock.run(s.links[0].control, s.failed) })
+	go func() {
+		<-s.failed
+		for _, lane := range lanes {
+			lane.detach()
+		}
+		wg.Wait()
+		s.release()
+		ended(s.err)
+		close(s.done)
+	}()
+}
+
+// link returns the connection that carries lane i.
+func (s *session) link(i int) *link { return s.links[i%len(s.links)] }
+
+// acceptReturns takes the responder's streams on link index, one for each of its
+// lanes.
+func (s *session) acceptReturns(l *link, index int, lanes []*Lane, epoch uint64, returned *atomic.Uint64, run func(func() error)) error {
+	seen := make(map[int]bool)
+	for {
+		stream, err := l.conn.AcceptUniStream(l.conn.Context())
+		if err != nil {
+			return err
+		}
+		var b [preambleLen]byte
+		if _, err := io.ReadFull(stream, b[:]); err != nil {
+			return err
+		}
+		i, err := parsePreamble(b, len(lanes), index, len(s.links))
+		if err != nil {
+			return err
+		}
+		if seen[i] {
+			return fmt.Errorf("%w: lane %d has returns already", ErrProtocol, i)
+		}
+		seen[i] = true
+		run(func() error { return lanes[i].readReturns(stream, epoch, returned) })
+	}
+}
+
+// lost names why a connection that was up has ended.
+func lost(err error) error {
+	var app *quic.ApplicationError
+	var idle *quic.IdleTimeoutError
+	var reset *quic.StatelessResetError
+	switch {
+	case errors.As(err, &app) && app.Remote && app.ErrorCode == codeProtocol:
+		return fmt.Errorf("connection lost: the other side reports a %w: %s", ErrProtocol, app.ErrorMessage)
+	case errors.As(err, &app) && app.Remote:
+		return fmt.Errorf("connection ended by the other side: %s", app.ErrorMessage)
+	case errors.As(err, &idle):
+		return fmt.Errorf("connection lost: nothing was heard for %v", idleTimeout)
+	case errors.As(err, &reset):
+		return errors.New("connection lost: the other side was restarted")
+	case errors.Is(err, ErrProtocol):
+		return err
+	}
+	return fmt.Errorf("connection lost: %w", err)
+}
+
+// A clock estimates the responder's clock from pings: the one with the shortest
+// round trip among the last 8 had the least chance to wait somewhere.
+type clock struct {
+	mu      sync.Mutex
+	samples [8]clockSample
+	n       int
+}
+
+type clockSample struct{ rtt, offset time.Duration }
+
+// add takes a ping that left at t0, was answered at t1 by the responder's clock
+// and came back at t2.
+func (c *clock) add(t0, t1, t2 int64) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	rtt := t2 - t0
+	c.samples[c.n%len(c.samples)] = clockSample{time.Duration(rtt), time.Duration(t1 - t0 - rtt/2)}
+	c.n++
+}
+
+// offset returns the responder's clock minus ours, 0 before the first ping.
+func (c *clock) offset() time.Duration {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	var best clockSample
+	for i, s := range c.samples[:min(c.n, len(c.samples))] {
+		if i == 0 || s.rtt < best.rtt {
+			best = s
+		}
+	}
+	return best.offset
+}
+
+// run pings until the session ends.
+func (c *clock) run(control *quic.Stream, failed <-chan struct{}) error {
+	tick := time.NewTicker(pingEvery)
+	defer tick.Stop()
+	for {
+		var pong clockMsg
+		t0 := time.Now().UnixNano()
+		if err := writeControl(control, controlPing, clockMsg{T0: t0}); err != nil {
+			return err
+		}
+		if err := readControl(control, controlPong, maxControl, &pong); err != nil {
+			return err
+		}
+		c.add(t0, pong.T1, time.Now().UnixNano())
+		select {
+		case <-tick.C:
+		case <-failed:
+			return nil
+		}
+	}
+}
