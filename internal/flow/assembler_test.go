@@ -1,0 +1,333 @@
+package flow_test
+
+import (
+	"bytes"
+	"fmt"
+	"testing"
+
+	"flowtwin/internal/flow"
+	"flowtwin/internal/packet"
+)
+
+// started returns an assembler at sequence number 1000 and its store.
+func started() (*flow.Assembler, *flow.Store) {
+	a := new(flow.Assembler)
+	a.Start(1000)
+	return a, flow.NewStore(1 << 20)
+}
+
+// run offers segments and returns all results, separated by bars.
+func run(t *testing.T, a *flow.Assembler, st *flow.Store, segments ...segment) string {
+	t.Helper()
+	var out []string
+	for i, s := range segments {
+		fresh, v := a.Add(st, s.seq, []byte(s.data), flow.Meta{Time: int64(i + 1)})
+		if v != s.want {
+			t.Errorf("segment %d (%q at %d): %v, want %v", i, s.data, s.seq, v, s.want)
+		}
+		if v == flow.InOrder {
+			out = append(out, string(fresh))
+		}
+		for {
+			b, _, ok := a.Pop(st)
+			if !ok {
+				break
+			}
+			out = append(out, string(b))
+		}
+	}
+	return fmt.Sprintf("%s", out)
+}
+
+type segment struct {
+	seq  packet.Seq
+	data string
+	want flow.Verdict
+}
+
+func TestAssembler(t *testing.T) {
+	tests := []struct {
+		name     string
+		segments []segment
+		want     string
+		tally    flow.Tally
+	}{
+		{"in order", []segment{{1000, "ab", 0}, {1002, "cd", 0}}, "[ab cd]", flow.Tally{}},
+		{
+			"retransmission, grown by new bytes",
+			[]segment{{1000, "ab", 0}, {1000, "ab", flow.Old}, {1000, "abcd", 0}},
+			"[ab cd]", flow.Tally{OldBytes: 4, OldSegments: 1},
+		},
+		{
+			"keep-alive probe with its garbage byte",
+			[]segment{{1000, "ab", 0}, {1001, "\x00", flow.Old}, {1002, "c", 0}},
+			"[ab c]", flow.Tally{OldBytes: 1, OldSegments: 1},
+		},
+		{
+			"two swapped",
+			[]segment{{1002, "cd", flow.Early}, {1000, "ab", 0}},
+			"[ab cd]", flow.Tally{},
+		},
+		{
+			"a lost one comes again together with what followed it",
+			[]segment{{1002, "cd", flow.Early}, {1000, "abcd", 0}},
+			"[ab cd]", flow.Tally{OldBytes: 2},
+		},
+		{
+			"a retransmission over two stored ones and the gaps around them: the first contents stand",
+			[]segment{{1002, "CD", flow.Early}, {1005, "F", flow.Early}, {1000, "abcdefgh", 0}},
+			"[abCDeFgh]", flow.Tally{OldBytes: 3, OldSegments: 2, Conflicts: 2},
+		},
+		{
+			"the same, itself early",
+			[]segment{{1003, "DE", flow.Early}, {1006, "G", flow.Early}, {1001, "bcdefgh", flow.Early}, {1000, "a", 0}},
+			"[a bcDEfGh]", flow.Tally{OldBytes: 3, OldSegments: 2, Conflicts: 2},
+		},
+		{
+			"between stored ones, overlapping both",
+			[]segment{{1002, "cd", flow.Early}, {1006, "gh", flow.Early}, {1003, "XefX", flow.Early}, {1000, "ab", 0}},
+			"[ab cd ef gh]", flow.Tally{OldBytes: 2, Conflicts: 2},
+		},
+		{
+			"inside several adjacent stored ones",
+			[]segment{{1002, "cd", flow.Early}, {1004, "ef", flow.Early}, {1003, "de", flow.Old}, {1000, "ab", 0}},
+			"[ab cd ef]", flow.Tally{OldBytes: 2, OldSegments: 1},
+		},
+		{
+			"of another connection",
+			[]segment{{1000 + 1<<30 + 1, "x", flow.Outside}, {0xc0000000, "x", flow.Outside}, {1000 + 1<<30, "z", flow.Early}, {1000, "a", 0}},
+			"[a]", flow.Tally{},
+		},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			a, st := started()
+			if got := run(t, a, st, tt.segments...); got != tt.want {
+				t.Errorf("returned %s, want %s", got, tt.want)
+			}
+			if got := st.Tally(); got != tt.tally {
+				t.Errorf("tally %+v, want %+v", got, tt.tally)
+			}
+		})
+	}
+}
+
+func TestAssemblerKeepsMeta(t *testing.T) {
+	a, st := started()
+	add := func(seq packet.Seq, data string, m flow.Meta) { a.Add(st, seq, []byte(data), m) }
+	add(1010, "kl", flow.Meta{Seen: 7, Time: 70})
+	add(1004, "ef", flow.Meta{Seen: 5, Time: 50})
+	add(1003, "defg", flow.Meta{Seen: 9, Time: 90}) // covers the one before
+	if since, ok := a.Oldest(st); !ok || since != 50 {
+		t.Errorf("Oldest = %d, %v, want 50", since, ok)
+	}
+	add(1000, "abc", flow.Meta{})
+	if b, m, ok := a.Pop(st); !ok || string(b) != "defg" || m != (flow.Meta{Seen: 5, Time: 50}) {
+		t.Errorf("Pop = %q, %+v, %v", b, m, ok)
+	}
+	if since, ok := a.Oldest(st); !ok || since != 70 {
+		t.Errorf("Oldest = %d, %v once the older one is gone, want 70", since, ok)
+	}
+	if missing, ok := a.Gap(st); !ok || missing != 3 {
+		t.Errorf("Gap = %d, %v, want 3", missing, ok)
+	}
+	if segments, size := a.Drop(st); segments != 1 || size != 2 {
+		t.Errorf("Drop = %d, %d, want 1, 2", segments, size)
+	}
+	if _, ok := a.Oldest(st); ok {
+		t.Error("Oldest of nothing")
+	}
+}
+
+// The server's acknowledgement of bytes that were never captured is the proof of
+// a hole.
+func TestAssemblerPassed(t *testing.T) {
+	var unstarted flow.Assembler
+	if unstarted.Passed(5) || unstarted.Started() {
+		t.Error("passed before the start")
+	}
+	a, st := started()
+	a.Add(st, 1000, make([]byte, 10), flow.Meta{})
+	a.Add(st, 1020, make([]byte, 10), flow.Meta{})
+	for ack, want := range map[packet.Seq]bool{1000: false, 1010: false, 1011: true, 1030: true, 999: false, 0x90000000: false} {
+		if got := a.Passed(ack); got != want {
+			t.Errorf("Passed(%d) = %v, want %v", ack, got, want)
+		}
+	}
+}
+
+func TestAssemblerBrokenOwnershipPanics(t *testing.T) {
+	tests := map[string]func(){
+		"Add before Start": func() { new(flow.Assembler).Add(flow.NewStore(0), 0, []byte("x"), flow.Meta{}) },
+		"Start over stored segments": func() {
+			a, st := started()
+			a.Add(st, 2000, []byte("x"), flow.Meta{})
+			a.Start(5)
+		},
+	}
+	for name, misuse := range tests {
+		t.Run(name, func(t *testing.T) {
+			defer func() {
+				if recover() == nil {
+					t.Error("no panic")
+				}
+			}()
+			misuse()
+		})
+	}
+}
+
+// One client cannot fill the store for all, neither with bytes nor with crumbs.
+func TestStoreIsShared(t *testing.T) {
+	for _, size := range []int{1, 1460, 64 << 10} {
+		t.Run(fmt.Sprintf("segments of %d bytes", size), func(t *testing.T) {
+			const budget = 16 << 20
+			st := flow.NewStore(budget)
+			var greedy, modest flow.Assembler
+			greedy.Start(1)
+			modest.Start(1)
+			payload := make([]byte, size)
+			n := 0
+			for seq := packet.Seq(100); ; seq = seq.Add(2 * size) {
+				if _, v := greedy.Add(st, seq, payload, flow.Meta{}); v == flow.StoreFull {
+					break
+				}
+				n++
+			}
+			if st.Bytes() > budget/4 || n < 10 {
+				t.Errorf("one flow stores %d bytes in %d segments", st.Bytes(), n)
+			}
+			if _, v := modest.Add(st, 100, payload, flow.Meta{}); v != flow.Early {
+				t.Errorf("another flow: %v, want early", v)
+			}
+			greedy.Drop(st)
+			modest.Drop(st)
+			if _, v := greedy.Add(st, 100, payload, flow.Meta{}); v != flow.Early {
+				t.Errorf("after Drop: %v, want early", v)
+			}
+		})
+	}
+}
+
+// What the store holds, spare buffers included, stays within its budget whatever
+// sizes come and go.
+func TestStoreStaysInBudget(t *testing.T) {
+	const budget = 1 << 20
+	st := flow.NewStore(budget)
+	flows := make([]flow.Assembler, 64)
+	for round := range 50 {
+		size := 1 << (round % 17)
+		for i := range flows {
+			flows[i].Drop(st)
+			flows[i].Start(0)
+			for j := range 40 {
+				flows[i].Add(st, packet.Seq(1+j*size), make([]byte, size), flow.Meta{})
+			}
+			if got := flow.StoreFootprint(st); got > budget {
+				t.Fatalf("%d bytes held, budget %d", got, budget)
+			}
+		}
+	}
+}
+
+func TestStoreRefusesWhatIsTooLarge(t *testing.T) {
+	st := flow.NewStore(64 << 20)
+	var a flow.Assembler
+	a.Start(0)
+	if _, v := a.Add(st, 1, make([]byte, 512<<10), flow.Meta{}); v != flow.Early {
+		t.Errorf("512 KiB: %v, want early", v)
+	}
+	if _, v := a.Add(st, 600<<10, make([]byte, 512<<10+1), flow.Meta{}); v != flow.StoreFull {
+		t.Errorf("a byte more: %v, want store_full", v)
+	}
+}
+
+func TestAssemblerDoesNotAllocate(t *testing.T) {
+	a, st := started()
+	payload := make([]byte, 1460)
+	if n := testing.AllocsPerRun(100, func() { a.Add(st, a.Next(), payload, flow.Meta{}) }); n != 0 {
+		t.Errorf("in order: %v allocations, want 0", n)
+	}
+	// Steady loss reuses what the first losses have taken.
+	if n := testing.AllocsPerRun(100, func() { oneGap(a, st, payload) }); n != 0 {
+		t.Errorf("out of order: %v allocations, want 0", n)
+	}
+}
+
+// oneGap loses a segment, stores the next 10, and fills the gap.
+func oneGap(a *flow.Assembler, st *flow.Store, payload []byte) {
+	next := a.Next()
+	for i := range 10 {
+		a.Add(st, next.Add((i+1)*len(payload)), payload, flow.Meta{})
+	}
+	a.Add(st, next, payload, flow.Meta{})
+	for {
+		if _, _, ok := a.Pop(st); !ok {
+			return
+		}
+	}
+}
+
+func TestOffset64(t *testing.T) {
+	var o flow.Offset64
+	o.Start(0xfffffff0)
+	steps := []struct {
+		seq  packet.Seq
+		want uint64
+	}{
+		{0xfffffff0, 0},
+		{0xfffffff8, 8},
+		{8, 24},          // wrapped
+		{0xfffffff9, 24}, // an old acknowledgement
+		{0x50000000, 24}, // beyond any window: forged
+		{0x40000000, 1073741840},
+		{0x80000000, 2147483664},
+		{0xc0000000, 3221225488},
+		{0, 4294967312}, // more than 4 GiB
+		{0x10, 4294967328},
+	}
+	for _, s := range steps {
+		if got := o.Advance(s.seq); got != s.want || o.High() != s.want {
+			t.Errorf("Advance(%#x) = %d, High %d, want %d", s.seq, got, o.High(), s.want)
+		}
+	}
+	if got := o.At(0); got != 4294967312 {
+		t.Errorf("At = %d", got)
+	}
+	o.Start(100)
+	if got := o.At(99); got != -1 {
+		t.Errorf("At before the start = %d, want -1", got)
+	}
+}
+
+func BenchmarkAssembler(b *testing.B) {
+	payload := bytes.Repeat([]byte("x"), 1460)
+	b.Run("in order", func(b *testing.B) {
+		a, st := started()
+		b.ReportAllocs()
+		for b.Loop() {
+			a.Add(st, a.Next(), payload, flow.Meta{})
+		}
+	})
+	b.Run("gap of 1 before 10", func(b *testing.B) {
+		a, st := started()
+		b.ReportAllocs()
+		for b.Loop() {
+			oneGap(a, st, payload)
+		}
+	})
+	// A hostile client: crumbs with gaps between them, and again and again a
+	// segment that lies over all of them.
+	b.Run("worst case", func(b *testing.B) {
+		st := flow.NewStore(64 << 20)
+		var a flow.Assembler
+		a.Start(0)
+		for i := range 8192 {
+			a.Add(st, packet.Seq(10+2*i), payload[:1], flow.Meta{})
+		}
+		large := make([]byte, 17_000)
+		for b.Loop() {
+			a.Add(st, 9, large, flow.Meta{})
+		}
+	})
+}
