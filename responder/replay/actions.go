@@ -1,0 +1,273 @@
+package replay
+
+import "flowtwin/tunnel/frame"
+
+// do carries out a, which e caused, and returns the event that follows from it.
+func (s *Session) do(a action, e event, now int64) event {
+	switch a {
+	case none:
+	case pump:
+		return s.write(now, true)
+	case rest:
+		return s.write(now, false)
+	case hold:
+		if s.gate.since == 0 {
+			s.gate.since = now
+		}
+	case check:
+		if s.ask(now) != wait {
+			return evReleased
+		}
+	case finish:
+		return s.finish(now)
+	case abort:
+		s.how = s.howAborted(e)
+		s.reap()
+		s.conn.Abort()
+		return s.letGo()
+	case release:
+		if e == evFailed {
+			s.how = s.howFailed()
+		}
+		s.reap()
+		return s.letGo()
+	case account:
+		s.account(now)
+	}
+	return evNone
+}
+
+// write gives the connection what may go out, in order: turn by turn, and within
+// a turn as much as there is room for. Without mayRelease no new turn begins, and
+// an end waits for nothing, since no answer will come.
+func (s *Session) write(now int64, mayRelease bool) event {
+	for {
+		if s.turns.len() > 0 && s.turns.at(0).start == s.written {
+			t := *s.turns.at(0)
+			switch {
+			case mayRelease:
+				v := s.ask(now)
+				if v == wait {
+					return evHeld
+				}
+				s.pass(t, v, now)
+			case t.kind == turnData:
+				return evHeld
+			}
+			s.turns.pop()
+			switch t.kind {
+			case turnFin:
+				return evFinDue
+			case turnReset:
+				return evResetDue
+			case turnMark, turnData:
+				continue
+			}
+		}
+		limit := s.released() - s.written
+		if limit == 0 {
+			return evNone
+		}
+		if full, err := s.writeSome(limit, now); err != nil {
+			return evFailed
+		} else if full {
+			return evNone
+		}
+	}
+}
+
+// released returns the stream offset up to which bytes may go out.
+func (s *Session) released() uint64 {
+	if s.turns.len() > 0 {
+		return s.turns.at(0).start
+	}
+	return s.received
+}
+
+// ask says whether the first turn in line may leave. A reset also waits until what
+// was written is acknowledged: it would throw away what is still on its way.
+func (s *Session) ask(now int64) verdict {
+	t := s.turns.at(0)
+	v := s.gate.ask(t.seen, now, &s.shard.cfg)
+	if t.kind != turnReset || v == overdue || v == wait {
+		return v
+	}
+	s.reap()
+	if s.acked == s.written || s.gate.since != 0 && now-s.gate.since >= int64(s.shard.cfg.MaxHold) {
+		return v
+	}
+	return wait
+}
+
+// pass lets t out of the gate.
+func (s *Session) pass(t turn, v verdict, now int64) {
+	s.gate.pass(t.seen, v, now, &s.shard.cfg)
+	if t.kind != turnData {
+		return
+	}
+	s.turnCount++
+	if v == overdue {
+		s.heldMax++
+	}
+}
+
+// writeSome writes at most limit bytes that lie together, of the queue or, behind
+// it, of the frame at hand. full says that there is no more room.
+func (s *Session) writeSome(limit uint64, now int64) (full bool, err error) {
+	b, queued := s.queue.front(), true
+	if b == nil {
+		b, queued = s.in, false
+	}
+	if uint64(len(b)) > limit {
+		b = b[:limit]
+	}
+	n, err := s.conn.Write(b)
+	if n > 0 {
+		s.progress = now
+		s.written += uint64(n)
+		if queued {
+			s.queue.pop(&s.shard.pool, n)
+		} else {
+			s.in = s.in[n:]
+		}
+		s.sent(now)
+		if s.written == s.released() {
+			s.gate.asked = s.gate.absorbed
+		}
+	}
+	return n < len(b), err
+}
+
+// sent reports the segments that are written completely.
+func (s *Session) sent(now int64) {
+	for s.unsent > 0 {
+		seg := s.segs.at(s.segs.len() - s.unsent)
+		if seg.end > s.written {
+			return
+		}
+		s.unsent--
+		s.shard.listener.Wrote(s, seg.time, now)
+	}
+}
+
+// finish sends our FIN. What has not been written never will be.
+func (s *Session) finish(now int64) event {
+	s.queue.free(&s.shard.pool)
+	s.turns = ring[turn]{}
+	s.how = frame.ClosedBoth
+	if s.state == lastAck {
+		s.how = frame.ClosedTargetFirst
+	}
+	s.progress = now
+	if s.conn.CloseWrite() != nil {
+		return evFailed
+	}
+	return evNone
+}
+
+// letGo ends our interest in the connection, and the session if its client has
+// ended too.
+func (s *Session) letGo() event {
+	s.conn.Release()
+	s.conn = nil
+	s.queue.free(&s.shard.pool)
+	s.turns = ring[turn]{}
+	s.segs = ring[segment]{}
+	s.unsent, s.abortBy = 0, 0
+	if s.end != endNone {
+		return evEnd
+	}
+	return evNone
+}
+
+// howAborted says what it was that made us send RST.
+func (s *Session) howAborted(e event) frame.CloseHow {
+	switch e {
+	case evResetDue, evReset:
+		return frame.ClosedClientReset
+	case evOverrun:
+		return frame.ClosedBacklog
+	case evCut:
+		return s.how
+	default:
+		return frame.ClosedTimeout
+	}
+}
+
+// howFailed says how the connection came to its end.
+func (s *Session) howFailed() frame.CloseHow {
+	switch s.conn.State() {
+	case ConnRefused:
+		return frame.ClosedRefused
+	case ConnTimedOut:
+		return frame.ClosedTimeout
+	default:
+		return frame.ClosedTargetReset
+	}
+}
+
+// account writes the account.
+func (s *Session) account(now int64) {
+	s.shard.timers.remove(s)
+	how := s.how
+	if s.end == endAborted && (how == frame.ClosedBoth || how == frame.ClosedTargetFirst || how == frame.ClosedTimeout) {
+		how = frame.ClosedAborted
+	}
+	s.shard.listener.Closed(s, frame.Closed{
+		How:               how,
+		DeliveredBytes:    s.acked,
+		DroppedBytes:      s.bytes - s.acked,
+		DeliveredSegments: s.deliveredSegments,
+		DroppedSegments:   s.segments - s.deliveredSegments,
+		AnswerBytes:       s.gate.absorbed,
+		Turns:             s.turnCount,
+		HeldMax:           s.heldMax,
+	}, now)
+}
+
+// tick is called when the session's timer is due. The time may have moved on
+// since it was set: then it is only set again.
+func (s *Session) tick(now int64) {
+	if s.abortBy != 0 && now >= s.abortBy {
+		s.Cut(frame.ClosedAborted, now)
+		return
+	}
+	if at := s.deadline(now); s.state != holding && (at == 0 || now < at) {
+		s.arm(now)
+		return
+	}
+	s.dispatch(evTick, now)
+}
+
+// deadline returns when the session must be looked at if nothing happens, 0 for
+// never.
+func (s *Session) deadline(now int64) int64 {
+	cfg := &s.shard.cfg
+	switch s.state {
+	case holding:
+		if s.turns.at(0).kind == turnReset {
+			return min(s.gate.since+int64(cfg.MaxHold), now+int64(cfg.Settle))
+		}
+		return s.gate.wake(cfg)
+	case ending, targetClosed, lastAck:
+		return s.progress + int64(cfg.Linger)
+	case sending:
+		if s.end != endNone {
+			return s.progress + int64(cfg.Linger)
+		}
+	case connecting, discarding, over:
+	}
+	return 0
+}
+
+// arm sets the timer. One that is due earlier than needed is left alone: looking
+// at the session once in vain is cheaper than moving its entry at every step.
+func (s *Session) arm(now int64) {
+	at := s.deadline(now)
+	if s.abortBy != 0 && (at == 0 || s.abortBy < at) {
+		at = s.abortBy
+	}
+	if at != 0 && (s.place == notArmed || at < s.armed) {
+		s.shard.timers.set(s, at)
+	}
+}

@@ -1,0 +1,244 @@
+package replay
+
+import (
+	"bytes"
+	"math/rand/v2"
+	"testing"
+	"time"
+
+	"flowtwin/tunnel/frame"
+)
+
+// A model plays client, target and time at random against one session and knows
+// what must come out.
+type model struct {
+	*rig
+	sent     []byte   // all client bytes
+	ends     []uint64 // offset behind each segment
+	ended    bool
+	finished bool // the target's kernel has seen it all
+}
+
+// step lets one thing happen, chosen by op and scaled by arg.
+func (m *model) step(op, arg byte) {
+	n := int(arg)
+	c := m.conn
+	switch op % 16 {
+	case 0, 1, 2, 3:
+		m.data(uint64(op&1)*uint64(n), 1+n*n)
+	case 4:
+		m.data(uint64(n), 0)
+	case 5, 6:
+		m.target(func() { c.answers += n })
+	case 7:
+		m.target(func() { c.room += 64 * n })
+	case 8:
+		m.target(func() { c.acked += (uint64(len(c.got)) - c.acked) * uint64(n) / 255 })
+	case 9:
+		m.pass(time.Duration(n) * time.Millisecond)
+	case 10:
+		m.pass(time.Duration(n*n) * time.Millisecond)
+	case 11:
+		m.target(func() { c.state = max(c.state, ConnEstablished) })
+	case 12:
+		m.target(func() { c.fin = c.state == ConnEstablished })
+	case 13:
+		m.finish()
+	case 14:
+		m.clientEnd(n)
+	case 15:
+		m.accident(n)
+	}
+}
+
+func (m *model) data(seen uint64, n int) {
+	if m.ended {
+		return
+	}
+	m.seen += seen
+	p := make([]byte, n)
+	for i := range p {
+		p[i] = byte(len(m.sent) + i*i)
+	}
+	m.sent = append(m.sent, p...)
+	if n > 0 {
+		m.ends = append(m.ends, uint64(len(m.sent)))
+	}
+	m.s.Data(&frame.Data{Seen: m.seen, Time: m.now, Payload: p}, m.now)
+	clear(p) // lent: a session that kept it would write zeroes
+}
+
+// target lets something happen at the target while there is a connection.
+func (m *model) target(f func()) {
+	if m.conn.released || m.conn.aborted {
+		return
+	}
+	f()
+	m.s.News(m.now)
+}
+
+func (m *model) finish() {
+	c := m.conn
+	if c.closed && c.fin && c.state == ConnEstablished {
+		m.target(func() { c.acked, c.state = uint64(len(c.got)), ConnFinished })
+	}
+}
+
+func (m *model) clientEnd(n int) {
+	seen := m.seen
+	if n&8 != 0 {
+		seen = SeenUnknown
+	}
+	switch n % 8 {
+	case 0:
+		m.s.Abort(m.now)
+	case 1, 2:
+		m.s.Reset(seen, m.now)
+	default:
+		m.s.Fin(seen, m.now)
+	}
+	m.ended = true
+}
+
+func (m *model) accident(n int) {
+	c := m.conn
+	switch n % 8 {
+	case 0:
+		m.target(func() {
+			if c.state == ConnConnecting {
+				c.state = ConnRefused
+			}
+		})
+	case 1:
+		m.target(func() {
+			if c.state == ConnEstablished {
+				c.state = ConnReset
+			}
+		})
+	case 2:
+		c.broken = true
+	case 3:
+		m.s.Cut(frame.ClosedDrain, m.now)
+		m.ended = true
+	default:
+	}
+}
+
+// settle lets the session come to its end: the client ends, and the target does
+// what is left to do or only lets time pass.
+func (m *model) settle(kind byte) {
+	if !m.ended {
+		m.clientEnd(int(kind))
+	}
+	m.target(func() {
+		if m.conn.state == ConnConnecting {
+			m.conn.state = ConnTimedOut
+		}
+	})
+	for range 20 {
+		m.pass(time.Hour)
+		m.finish()
+	}
+}
+
+func (m *model) check() {
+	t, c := m.t, m.conn
+	if !bytes.HasPrefix(m.sent, c.got) {
+		t.Errorf("target got %d bytes that are not how the %d sent begin", len(c.got), len(m.sent))
+	}
+	if len(m.log.closed) != 1 || !m.s.Over() {
+		t.Fatalf("%d accounts, state %s", len(m.log.closed), m.s.State())
+	}
+	a := m.log.closed[0]
+	if a.DeliveredBytes+a.DroppedBytes != uint64(len(m.sent)) ||
+		a.DeliveredSegments+a.DroppedSegments != uint64(len(m.ends)) {
+		t.Errorf("sent %d bytes in %d segments, account %+v", len(m.sent), len(m.ends), a)
+	}
+	whole := uint64(0)
+	for _, end := range m.ends {
+		if end <= a.DeliveredBytes {
+			whole++
+		}
+	}
+	if a.DeliveredBytes != c.acked || a.DeliveredSegments != whole {
+		t.Errorf("%d bytes, %d segments acknowledged; account %+v", c.acked, whole, a)
+	}
+	if m.log.delivered != a.DeliveredBytes || m.log.answer != a.AnswerBytes {
+		t.Errorf("told of %d delivered, %d absorbed; account %+v", m.log.delivered, m.log.answer, a)
+	}
+	if m.sh.Queued() != 0 || len(m.sh.timers.heap) != 0 || !c.released {
+		t.Errorf("left over: %d bytes, %d timers, released %v", m.sh.Queued(), len(m.sh.timers.heap), c.released)
+	}
+}
+
+func play(t *testing.T, script []byte) {
+	t.Helper()
+	cfg := Config{SessionBytes: 256 << 10}
+	cfg.GateOff = len(script) > 0 && script[0]&16 != 0
+	m := &model{rig: newRig(t, cfg)}
+	m.conn.room = 1000
+	for ; len(script) >= 2; script = script[2:] {
+		m.step(script[0], script[1])
+	}
+	m.settle(byte(len(m.sent)))
+	m.check()
+}
+
+// Whatever client, target and time do: what the target gets is how the client's
+// stream begins, everything is accounted for once, and every session ends.
+func TestAlwaysAddsUp(t *testing.T) {
+	rng := rand.New(rand.NewPCG(1, 2))
+	for range 20_000 {
+		script := make([]byte, 2+2*rng.IntN(60))
+		for i := range script {
+			script[i] = byte(rng.Uint32())
+		}
+		if rng.IntN(4) > 0 {
+			script[0] = 11 // most connections come about
+		}
+		if play(t, script); t.Failed() {
+			t.Fatalf("script %x", script)
+		}
+	}
+}
+
+func FuzzSession(f *testing.F) {
+	f.Add([]byte{11, 0, 0, 9, 6, 200, 1, 30, 14, 3})
+	f.Fuzz(play)
+}
+
+// Deadlines must fire in order and only for sessions that still want them.
+func TestTimers(t *testing.T) {
+	rng := rand.New(rand.NewPCG(3, 4))
+	var h timers
+	live := make(map[*Session]int64)
+	for i := range 2000 {
+		s := &Session{place: notArmed}
+		live[s] = 1 + rng.Int64N(500)
+		h.set(s, live[s])
+		for other := range live { // any one
+			switch i % 3 {
+			case 0:
+				h.remove(other)
+				delete(live, other)
+			case 1:
+				live[other] = 1 + rng.Int64N(500)
+				h.set(other, live[other])
+			}
+			break
+		}
+	}
+	last := int64(0)
+	for h.next() != 0 {
+		s := h.heap[0]
+		if h.next() < last || live[s] != h.next() {
+			t.Fatalf("due at %d after %d, want %d", h.next(), last, live[s])
+		}
+		last = h.next()
+		delete(live, s)
+		h.remove(s)
+	}
+	if len(live) != 0 {
+		t.Errorf("%d entries lost", len(live))
+	}
+}

@@ -1,0 +1,265 @@
+package replay
+
+import "flowtwin/tunnel/frame"
+
+// A Session is the client's end of one connection to the target. Its methods are
+// for the shard's goroutine.
+//
+// Conservation. Every byte and segment given to Data is in the account once, as
+// delivered or as dropped: delivered is what the target's kernel acknowledged,
+// dropped is the rest.
+type Session struct {
+	// Owner is for whoever owns the session.
+	Owner any
+
+	shard *Shard
+	conn  Conn // nil: none, or none any more
+	state state
+	end   clientEnd
+	how   frame.CloseHow
+
+	gate  gate
+	queue queue
+	in    []byte        // of the frame at hand: follows the queue, lent by Data
+	turns ring[turn]    // not released yet, oldest first
+	segs  ring[segment] // not known to be acknowledged, oldest first
+
+	// Offsets in the stream to the target.
+	received uint64 // behind all that came
+	written  uint64 // behind all that Conn took
+	acked    uint64
+	unsent   int // segments at the end of segs whose last byte is not written
+
+	lastSeen uint64
+	marked   bool // lastSeen is what the client had seen at the end of its bytes so far
+
+	// The account.
+	bytes, segments   uint64 // all that came
+	deliveredSegments uint64
+	turnCount         uint64
+	heldMax           uint64
+
+	progress int64 // when bytes last moved, either way
+	abortBy  int64 // the session ends then, 0 never
+	armed    int64 // when its timer is due
+	place    int   // in the shard's timers, notArmed
+}
+
+// clientEnd says how the client's side ended.
+type clientEnd uint8
+
+const (
+	endNone    clientEnd = iota
+	endFin               // FIN
+	endReset             // RST
+	endAborted           // the copier gave the flow up: as FIN, but not waited for
+	endCut               // we gave it up
+)
+
+// A segment is one Data frame.
+type segment struct {
+	end  uint64 // stream offset behind its last byte
+	time int64  // of capture
+}
+
+// A turn is something that waits for the target's answer to what is before it.
+type turn struct {
+	start uint64 // stream offset that it begins at
+	seen  uint64 // what the client had seen by then
+	kind  turnKind
+}
+
+type turnKind uint8
+
+const (
+	turnMark turnKind = iota // no bytes, only what the client had seen
+	turnData
+	turnFin
+	turnReset
+)
+
+// Over reports whether the account is written.
+func (s *Session) Over() bool { return s.state == over }
+
+// State names what the session is doing, for logs and tests.
+func (s *Session) State() string { return s.state.String() }
+
+// Data takes client bytes; it borrows d until it returns. A frame without bytes
+// is no segment: it only tells what the client has seen.
+func (s *Session) Data(d *frame.Data, now int64) {
+	n := uint64(len(d.Payload))
+	s.bytes += n
+	if n > 0 {
+		s.segments++
+	}
+	if !s.carries() {
+		return
+	}
+	s.note(d)
+	s.in = d.Payload
+	s.dispatch(evData, now)
+	if len(s.in) > 0 && s.carries() {
+		if !s.queue.push(&s.shard.pool, s.shard.cfg.SessionBytes, s.in) || s.segs.len() > maxSegments {
+			s.in = nil
+			s.dispatch(evOverrun, now)
+		}
+	}
+	s.in = nil
+}
+
+// carries reports whether client bytes can still reach the target.
+func (s *Session) carries() bool {
+	return s.end == endNone && s.conn != nil && s.state <= targetClosed && s.state != ending
+}
+
+// note enters a frame's turn and segment in the books.
+func (s *Session) note(d *frame.Data) {
+	if first := s.segments == 1 && s.received == 0; d.Seen > s.lastSeen || first && s.turns.len() == 0 {
+		s.turns.push(turn{start: s.received, seen: d.Seen})
+		s.lastSeen = max(s.lastSeen, d.Seen)
+	}
+	s.marked = len(d.Payload) == 0
+	if s.marked {
+		return
+	}
+	if n := s.turns.len(); n > 0 && s.turns.at(n-1).start == s.received {
+		s.turns.at(n - 1).kind = turnData
+	}
+	s.received += uint64(len(d.Payload))
+	if s.segs.len() >= 64 && s.segs.len()%64 == 0 {
+		s.reap()
+	}
+	s.segs.push(segment{end: s.received, time: d.Time})
+	s.unsent++
+}
+
+// Fin ends the client's side. seen is what the client had seen by then, or
+// SeenUnknown.
+func (s *Session) Fin(seen uint64, now int64) { s.ended(endFin, seen, now) }
+
+// Reset ends the connection as its client did.
+func (s *Session) Reset(seen uint64, now int64) { s.ended(endReset, seen, now) }
+
+// Abort ends a flow that the copier gave up: what came is delivered and the
+// connection closed in order, but not for long.
+func (s *Session) Abort(now int64) {
+	if s.conn != nil && s.abortBy == 0 {
+		s.abortBy = now + int64(s.shard.cfg.AbortLinger)
+	}
+	s.ended(endAborted, SeenUnknown, now)
+}
+
+func (s *Session) ended(end clientEnd, seen uint64, now int64) {
+	kind, e := turnFin, evEnd
+	if end == endReset {
+		kind, e = turnReset, evReset
+	}
+	n := s.turns.len()
+	switch {
+	case s.end == endNone:
+		if seen == SeenUnknown && (s.marked || s.received == 0) {
+			seen = s.lastSeen
+		}
+		s.turns.push(turn{start: s.received, seen: seen, kind: kind})
+	case n > 0 && s.turns.at(n-1).kind == turnFin:
+		s.turns.at(n - 1).kind = kind // a reset overtakes the FIN that waits
+	}
+	if s.end != endReset {
+		s.end = end
+	}
+	s.dispatch(e, now)
+}
+
+// Cut ends the session now.
+func (s *Session) Cut(how frame.CloseHow, now int64) {
+	if s.conn != nil {
+		s.how = how
+	}
+	s.end = endCut
+	s.dispatch(evCut, now)
+}
+
+// News looks at what the connection has to tell.
+func (s *Session) News(now int64) {
+	if s.conn == nil {
+		return
+	}
+	st := s.conn.State()
+	switch st {
+	case ConnConnecting:
+		return
+	case ConnRefused, ConnTimedOut:
+		s.dispatch(evFailed, now)
+		return
+	case ConnReset:
+		s.absorb(now)
+		s.dispatch(evFailed, now)
+		return
+	case ConnEstablished, ConnFinished:
+	}
+	if s.state == connecting {
+		s.shard.listener.Established(s, now)
+		s.dispatch(evConnected, now)
+	}
+	if s.absorb(now) {
+		s.dispatch(evTargetFin, now)
+	}
+	if s.conn == nil {
+		return
+	}
+	if s.segs.len() > 0 {
+		if s.reap() {
+			s.progress = now
+		}
+	}
+	if st == ConnFinished {
+		s.dispatch(evFinished, now)
+	} else if s.waitsForRoom() {
+		s.dispatch(evWritable, now)
+	}
+}
+
+// absorb takes the target's answers and reports whether its FIN was read.
+func (s *Session) absorb(now int64) (eof bool) {
+	if s.conn == nil {
+		return false
+	}
+	n, eof, err := s.conn.Absorb()
+	if n > 0 {
+		s.gate.answer(n, now)
+		s.progress = now
+		s.shard.listener.Moved(s, 0, uint64(n))
+		s.dispatch(evAnswered, now)
+	}
+	return eof && err == nil
+}
+
+// waitsForRoom reports whether there are bytes, or an end, behind a full send
+// buffer.
+func (s *Session) waitsForRoom() bool { return s.written < s.received || s.turns.len() > 0 }
+
+// reap takes acknowledged segments out of the books and reports whether there was
+// progress.
+func (s *Session) reap() bool {
+	acked := min(s.conn.Acked(), s.written)
+	if acked <= s.acked {
+		return false
+	}
+	s.shard.listener.Moved(s, acked-s.acked, 0)
+	s.acked = acked
+	for s.segs.len() > 0 && s.segs.at(0).end <= acked {
+		s.segs.pop()
+		s.deliveredSegments++
+	}
+	return true
+}
+
+// dispatch feeds e, and what follows from it, to the state machine.
+func (s *Session) dispatch(e event, now int64) {
+	for e != evNone {
+		var a action
+		s.state, a = transition(s.state, e)
+		e = s.do(a, e, now)
+	}
+	s.arm(now)
+}
