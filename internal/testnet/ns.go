@@ -109,12 +109,12 @@ func onThread(fn func() error) error {
 }
 
 // Command returns a command that will run inside the namespace. It is killed
-// when this process ends.
+// when this process ends, and a Ctrl-C at the terminal is left to this process.
 func (n *NS) Command(name string, args ...string) *exec.Cmd {
 	// nsenter execs the program, so the command's pid is the program's own.
 	all := append([]string{"--net=/run/netns/" + n.name, "--", name}, args...)
 	cmd := exec.Command("nsenter", all...)
-	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL, Setpgid: true}
 	return cmd
 }
 
