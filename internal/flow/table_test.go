@@ -93,10 +93,9 @@ func TestTableAgainstMap(t *testing.T) {
 }
 
 func freeSlot(table *flow.Table[int], slot uint32, linked map[flow.Tuple]uint32, slots map[uint32]int) {
-	if k := table.Tuple(slot); linked[k] == slot {
-		if _, ok := linked[k]; ok {
-			delete(linked, k)
-		}
+	k := table.Tuple(slot)
+	if got, ok := linked[k]; ok && got == slot {
+		delete(linked, k)
 	}
 	table.Free(slot)
 	delete(slots, slot)
