@@ -1,0 +1,213 @@
+package copier
+
+import (
+	"flowtwin/copier/report"
+	"flowtwin/tunnel/frame"
+)
+
+// end ends a flow that is over online and of which the responder knows all it is
+// going to; its account is awaited.
+func (s *shard) end(r *record) {
+	s.discard(r, report.CaptureHole)
+	s.book.Flows.Live--
+	s.book.Flows.Ended[r.ending]++
+	r.state = stateEnded
+}
+
+// giveUp ends the copying of an open flow that lives on; how its client may end
+// it is no longer of interest.
+func (s *shard) giveUp(slot uint32, r *record, why report.Reason) {
+	s.discard(r, why)
+	s.book.Flows.Live--
+	s.book.Flows.GivenUp[why]++
+	r.drop = why
+	r.state = stateGivenUp
+	s.control(slot, r, frame.TypeAbort)
+	s.over(slot, r)
+}
+
+// over moves a flow on that nothing is sent of any more, once it is over online.
+func (s *shard) over(slot uint32, r *record) {
+	if !r.ending.Over() {
+		return
+	}
+	switch r.state {
+	case stateGivenUp:
+		r.state = stateEnded
+	case stateSettled:
+		s.book.Flows.Live--
+		s.book.Flows.Ended[r.ending]++
+		s.compare(r)
+		s.free(slot, r)
+	case stateShunned:
+		s.free(slot, r)
+	default:
+	}
+}
+
+// compare enters whether the target's answers were as long as the online
+// server's. Only connections that both sides have closed can be compared.
+func (s *shard) compare(r *record) {
+	switch {
+	case r.ending != report.ClientFirst && r.ending != report.ServerFirst:
+	case r.absorbed == r.answered:
+		s.book.Answers.Same++
+	default:
+		s.book.Answers.Different++
+	}
+}
+
+// replace makes way for a new connection on the tuple of the flow in slot.
+func (s *shard) replace(slot uint32) {
+	r := s.table.At(slot)
+	switch r.state {
+	case stateSynSeen:
+		s.refuse(slot, r, report.NeverEstablished)
+		return
+	case stateCopying, stateFinHeld, stateFinSent:
+		s.giveUp(slot, r, report.Replaced)
+	case stateSettled:
+		s.retire(slot, r, report.Replaced)
+		return
+	case stateShunned:
+		s.free(slot, r)
+		return
+	default:
+	}
+	r.state = stateEnded
+	s.table.Unlink(slot)
+}
+
+// free forgets a flow of which nothing is to come.
+func (s *shard) free(slot uint32, r *record) {
+	tuple := s.table.Tuple(slot)
+	if at, ok := s.table.Find(&tuple); ok && at == slot {
+		// What may still come of a flow that was given up is dropped for that reason.
+		s.known.put(memo{tuple: tuple, iss: r.iss, next: r.asm.Next(), drop: r.drop})
+	}
+	r.state = stateFree
+	s.table.Free(slot)
+}
+
+// discard drops what of the flow is stored and still waits.
+func (s *shard) discard(r *record, why report.Reason) {
+	segments, bytes := r.asm.Drop(s.store)
+	if segments == 0 {
+		return
+	}
+	s.book.Client.Dropped[why].Plus(report.Count{Segments: uint64(segments), Bytes: uint64(bytes)})
+}
+
+// control sends a frame that ends a flow. When the lane has no room the record
+// owes it, and the sweep tries again: the responder must learn of every end.
+func (s *shard) control(slot uint32, r *record, t frame.Type) {
+	if r.owed != 0 {
+		s.owed--
+	}
+	r.owed = 0
+	ok := false
+	switch t {
+	case frame.TypeFin:
+		ok = s.lane.Fin(slot)
+	case frame.TypeReset:
+		ok = s.lane.Reset(slot)
+	default:
+		ok = s.lane.Abort(slot, abortReason(r.drop))
+	}
+	if !ok {
+		r.owed = t
+		s.owed++
+	}
+}
+
+// abortReason is what the responder is told.
+func abortReason(r report.Reason) frame.AbortReason {
+	switch r {
+	case report.Idle:
+		return frame.AbortIdle
+	case report.Replaced:
+		return frame.AbortReplaced
+	case report.Draining:
+		return frame.AbortDrain
+	case report.Overload, report.ReorderFull:
+		return frame.AbortOverload
+	default:
+		return frame.AbortCaptureHole
+	}
+}
+
+// settle enters a session's account. Where the flow still lives nothing more can
+// be copied of it: the session is over.
+func (s *shard) settle(slot uint32, r *record, c *frame.Closed) {
+	s.book.Settle(c, r.sent)
+	s.payOff(r)
+	r.absorbed = c.AnswerBytes
+	switch r.state {
+	case stateCopying, stateFinHeld:
+		s.discard(r, report.SessionOver)
+		s.book.Flows.Live--
+		s.book.Flows.GivenUp[report.SessionOver]++
+		r.drop = report.SessionOver
+		r.state = stateShunned
+	case stateFinSent:
+		r.state = stateSettled
+	case stateGivenUp:
+		r.state = stateShunned
+	default:
+		if r.drop == report.None {
+			s.compare(r)
+		}
+		s.free(slot, r)
+	}
+}
+
+// payOff forgets what the record owes the lane: the session is gone.
+func (s *shard) payOff(r *record) {
+	if r.owed != 0 {
+		r.owed = 0
+		s.owed--
+	}
+}
+
+// loseAll gives up all sessions: they ended with the connection to the responder.
+func (s *shard) loseAll() {
+	for slot, r := range s.table.All() {
+		if !r.state.awaits() {
+			continue
+		}
+		s.book.Lose(r.sent)
+		s.payOff(r)
+		switch {
+		case r.state == stateEnded:
+			s.free(slot, r)
+			continue
+		case r.state.open():
+			s.discard(r, report.TunnelLost)
+			s.book.Flows.Live--
+			s.book.Flows.GivenUp[report.TunnelLost]++
+			r.drop = report.TunnelLost
+		}
+		r.state = stateShunned
+	}
+}
+
+// giveUpAll gives up every flow that lives: the copier is about to end.
+func (s *shard) giveUpAll() {
+	for slot, r := range s.table.All() {
+		switch {
+		case r.state == stateSynSeen:
+			s.refuse(slot, r, report.Draining)
+		case r.state.open():
+			s.giveUp(slot, r, report.Draining)
+		case r.state == stateSettled:
+			s.retire(slot, r, report.Draining)
+		}
+	}
+}
+
+// retire ends a settled flow that is not over online.
+func (s *shard) retire(slot uint32, r *record, why report.Reason) {
+	s.book.Flows.Live--
+	s.book.Flows.GivenUp[why]++
+	s.free(slot, r)
+}

@@ -1,0 +1,228 @@
+package copier
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"flowtwin/copier/capture"
+	"flowtwin/copier/report"
+	"flowtwin/internal/flow"
+	"flowtwin/internal/packet"
+	"flowtwin/tunnel"
+	"flowtwin/tunnel/frame"
+)
+
+// A shard carries the packets of one capture ring all the way to its own lane.
+// The kernel hashes both directions of a flow to one ring, so shards share
+// nothing and a packet never changes goroutine.
+//
+// A packet goes through the functions in the order in which they stand here and
+// in toserver.go and toclient.go:
+//
+//  1. run takes a block from the ring, and packet by packet
+//  2. one parses it and tells the directions apart
+//  3. fromClient or fromServer finds its flow; without one, stranger decides
+//  4. the assembler says which of its bytes are new
+//  5. the lane takes those
+//
+// and at the end of the block turn flushes the lane, reads what came back and
+// does what is due. Nothing on this way allocates, locks, logs or reads a clock
+// per packet.
+type shard struct {
+	ring  source
+	lane  lane
+	maps  *mapping
+	table *flow.Table[record]
+	store *flow.Store
+	limit limits
+
+	known memory
+	view  packet.View
+	tuple flow.Tuple
+	tally flow.Tally // of the store, as far as it is in the book
+
+	opening frame.Open // scratch for the lane, here so that it does not escape each time
+
+	phase  phase  // as of this block
+	epoch  uint64 // the lane's, of all open flows
+	up     bool
+	offset func() time.Duration // responder's clock minus ours
+
+	used   int // slots below this have been used
+	cursor int // where the sweep goes on
+	swept  int64
+	owed   int // records that owe the lane a frame
+	book   report.Ledger
+
+	asked atomic.Int32  // phase, set by Run
+	quiet chan struct{} // gets a value once draining and no flow is live
+	ended chan struct{} // gets a value once finishing and the responder was told of all ends
+	mu    sync.Mutex
+	shown report.Ledger // of book, guarded by mu
+}
+
+// source is what a shard needs of a ring; see [capture.Ring].
+type source interface {
+	Next(timeout time.Duration) (bool, error)
+	Packet(p *capture.Packet) bool
+	Release()
+	Wake()
+}
+
+// lane is what a shard needs of a lane; see [tunnel.Lane].
+type lane interface {
+	Epoch() uint64
+	Up() bool
+	Room() int
+	Size() int
+	Open(flow uint32, o *frame.Open) bool
+	Data(flow uint32, seen uint64, time int64, payload []byte) bool
+	Fin(flow uint32) bool
+	Reset(flow uint32) bool
+	Abort(flow uint32, r frame.AbortReason) bool
+	Flush()
+	Returns() (frames []byte, epoch uint64)
+}
+
+var (
+	_ source = (*capture.Ring)(nil)
+	_ lane   = (*tunnel.Lane)(nil)
+)
+
+// phase is how far a copier is on its way to its end.
+type phase int32
+
+const (
+	phaseRunning   phase = iota
+	phaseDraining        // no flow is admitted any more
+	phaseFinishing       // no flow is followed any more; accounts are awaited
+	phaseOver            // what has been returned is read, then the shard ends
+)
+
+// tick is how long a shard waits for packets before it looks after the rest.
+const tick = 100 * time.Millisecond
+
+// run copies until it is asked to be over or the ring is closed, which is
+// success.
+func (s *shard) run() error {
+	var p capture.Packet
+	defer s.publish()
+	defer s.ring.Release()
+	for s.phase != phaseOver {
+		ready, err := s.ring.Next(tick)
+		if errors.Is(err, os.ErrClosed) {
+			return nil
+		}
+		if err != nil {
+			return fmt.Errorf("capture: %w", err)
+		}
+		s.follow()
+		if ready {
+			for s.ring.Packet(&p) {
+				s.one(&p)
+			}
+		}
+		s.turn(time.Now().UnixNano())
+	}
+	return nil
+}
+
+// one handles one packet. It borrows p until it returns.
+func (s *shard) one(p *capture.Packet) {
+	s.book.Packets.Captured++
+	v := &s.view
+	if f := v.Parse(p.Data, p.WireLen); f != packet.OK {
+		s.fault(f)
+		return
+	}
+	if p.ToServer {
+		s.tuple = flow.Tuple{Client: v.Src, Server: v.Dst, ClientPort: v.SrcPort, ServerPort: v.DstPort}
+		s.fromClient(p, v)
+		return
+	}
+	s.tuple = flow.Tuple{Client: v.Dst, Server: v.Src, ClientPort: v.DstPort, ServerPort: v.SrcPort}
+	s.fromServer(p, v)
+}
+
+func (s *shard) fault(f packet.Fault) {
+	switch f {
+	case packet.Fragment:
+		s.book.Packets.Fragment++
+	case packet.Truncated:
+		s.book.Packets.Truncated++
+	case packet.Malformed:
+		s.book.Packets.Malformed++
+	default:
+		s.book.Packets.NotTCP++
+	}
+}
+
+// turn is what a shard does between two blocks: hand over what was sent, take in
+// what came back, and every tick look for flows that time has run out for.
+func (s *shard) turn(now int64) {
+	s.lane.Flush()
+	s.receive()
+	if now-s.swept < int64(tick) && now >= s.swept {
+		return
+	}
+	s.swept = now
+	s.sweep(now)
+	s.lane.Flush()
+	s.publish()
+}
+
+// publish makes the books visible to others.
+func (s *shard) publish() {
+	s.book.Client.Stored = report.Count{Segments: uint64(s.store.Len()), Bytes: uint64(s.store.Bytes())}
+	s.mu.Lock()
+	s.shown = s.book
+	s.mu.Unlock()
+}
+
+// ledger returns the books as of the last tick. Any goroutine.
+func (s *shard) ledger() report.Ledger {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.shown
+}
+
+// ask moves the shard on to phase p. Any goroutine.
+func (s *shard) ask(p phase) {
+	s.asked.Store(int32(p))
+	s.ring.Wake()
+}
+
+// follow takes over what has changed outside since the last block: the phase that
+// Run asked for and the state of the tunnel.
+func (s *shard) follow() {
+	if epoch, up := s.lane.Epoch(), s.lane.Up(); epoch != s.epoch || up != s.up {
+		s.receive() // accounts that came before the break
+		s.loseAll()
+		s.epoch, s.up = epoch, up
+	}
+	if p := phase(s.asked.Load()); p != s.phase {
+		if s.phase < phaseFinishing && p >= phaseFinishing {
+			s.giveUpAll()
+		}
+		s.phase = p
+	}
+	if s.phase >= phaseDraining && s.book.Flows.Live == 0 {
+		signal(s.quiet)
+	}
+	if s.phase >= phaseFinishing && (s.owed == 0 || !s.up) {
+		s.lane.Flush()
+		signal(s.ended)
+	}
+}
+
+// signal puts a value into c, of capacity 1, unless there is one.
+func signal(c chan struct{}) {
+	select {
+	case c <- struct{}{}:
+	default:
+	}
+}

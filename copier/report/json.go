@@ -1,0 +1,190 @@
+package report
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"time"
+)
+
+// document is the ledger as --report writes it. Names of fields are an interface
+// for others: they are added to, not changed.
+type document struct {
+	Version  string    `json:"version"`
+	Started  time.Time `json:"started"`
+	Ended    time.Time `json:"ended"`
+	Final    bool      `json:"final"`
+	Headline string    `json:"headline"`
+
+	CopiedPercent *float64 `json:"copied_percent"` // null: there was nothing to copy
+	Sums          []string `json:"sums_wrong"`
+
+	Packets    packetsJSON       `json:"packets"`
+	Flows      flowsJSON         `json:"flows"`
+	Client     clientJSON        `json:"client"`
+	Sent       sentJSON          `json:"sent"`
+	Sessions   sessionsJSON      `json:"sessions"`
+	Answers    answersJSON       `json:"answers"`
+	Tunnel     tunnelJSON        `json:"tunnel"`
+	LagNs      map[string]uint64 `json:"lag_ns,omitempty"`
+	BadReturns uint64            `json:"bad_returns"`
+}
+
+type packetsJSON struct {
+	Captured      uint64            `json:"captured"`
+	KernelDropped uint64            `json:"kernel_dropped"`
+	By            map[string]uint64 `json:"by"`
+}
+
+type flowsJSON struct {
+	Seen     uint64            `json:"seen"`
+	Pending  uint64            `json:"pending"`
+	Admitted uint64            `json:"admitted"`
+	Refused  map[string]uint64 `json:"refused"`
+	Live     uint64            `json:"live"`
+	Ended    map[string]uint64 `json:"ended_online"`
+	GivenUp  map[string]uint64 `json:"given_up"`
+}
+
+type clientJSON struct {
+	Captured      Count            `json:"captured"`
+	Sent          Count            `json:"sent"`
+	Retransmitted Count            `json:"retransmitted"`
+	Duplicate     Count            `json:"duplicate_capture"`
+	Stored        Count            `json:"stored"`
+	Dropped       map[string]Count `json:"dropped"`
+	Conflicts     uint64           `json:"conflicts"`
+	Missing       uint64           `json:"missing_bytes"`
+}
+
+type sentJSON struct {
+	Delivered  Count            `json:"delivered"`
+	Dropped    map[string]Count `json:"dropped"`
+	AfterClose Count            `json:"after_close"`
+	TunnelLost Count            `json:"tunnel_lost"`
+	InFlight   Count            `json:"in_flight"`
+}
+
+type sessionsJSON struct {
+	Opened      uint64            `json:"opened"`
+	Established uint64            `json:"established"`
+	Open        uint64            `json:"open"`
+	Closed      map[string]uint64 `json:"closed"`
+	Lost        uint64            `json:"lost"`
+}
+
+type answersJSON struct {
+	Online         Count  `json:"online"`
+	Target         Count  `json:"target"`
+	Absorbed       uint64 `json:"absorbed_bytes"`
+	Same           uint64 `json:"same_length"`
+	Different      uint64 `json:"different_length"`
+	Turns          uint64 `json:"turns"`
+	HeldMax        uint64 `json:"held_max"`
+	Headers        uint64 `json:"headers_returned"`
+	HeadersDropped uint64 `json:"headers_dropped"`
+}
+
+type tunnelJSON struct {
+	Up            bool   `json:"up"`
+	Remote        string `json:"remote"`
+	Connects      uint64 `json:"connects"`
+	RTTNs         int64  `json:"rtt_ns"`
+	BytesSent     uint64 `json:"bytes_sent"`
+	BytesReturned uint64 `json:"bytes_returned"`
+}
+
+// named makes a map of parts by label, those of 0 left out.
+func named[T comparable](parts []T, label func(int) string) map[string]T {
+	var zero T
+	out := make(map[string]T)
+	for i, v := range parts {
+		if v != zero {
+			out[label(i)] = v
+		}
+	}
+	return out
+}
+
+func reasonName(i int) string { return Reason(i).String() }
+func endingName(i int) string { return Ending(i).String() }
+
+// MarshalJSON returns the summary as --report writes it. Counters by reason are
+// there when they are not 0.
+func (s *Summary) MarshalJSON() ([]byte, error) {
+	l := &s.Ledger
+	p := &l.Packets
+	d := document{
+		Version: s.Version, Started: s.Started.UTC(), Ended: s.Ended.UTC(), Final: s.Final,
+		Headline: l.Headline(), Sums: l.Check(), BadReturns: l.BadReturns,
+		Packets: packetsJSON{p.Captured, s.Kernel.Dropped, map[string]uint64{
+			"to_server": p.ToServer, "to_client": p.ToClient, "refused": p.Refused, "late": p.Late, "no_flow": p.NoFlow,
+			"unmapped": p.Unmapped, "not_tcp": p.NotTCP, "fragment": p.Fragment, "truncated": p.Truncated, "malformed": p.Malformed,
+		}},
+		Flows: flowsJSON{
+			l.Flows.Seen, l.Flows.Pending, l.Flows.Admitted, named(l.Flows.Refused[:], reasonName),
+			l.Flows.Live, named(l.Flows.Ended[:], endingName), named(l.Flows.GivenUp[:], reasonName),
+		},
+		Client: clientJSON{
+			l.Client.Captured, l.Client.Sent, l.Client.Retransmitted, l.Client.Duplicate, l.Client.Stored,
+			named(l.Client.Dropped[:], reasonName), l.Client.Conflicts, l.Client.Missing,
+		},
+		Sent: sentJSON{
+			l.Sent.Delivered, named(l.Sent.Dropped[:], howName), l.Sent.AfterClose, l.Sent.TunnelLost, l.Sent.InFlight,
+		},
+		Sessions: sessionsJSON{
+			l.Sessions.Opened, l.Sessions.Established, l.Sessions.Open, named(l.Sessions.Closed[:], howName), l.Sessions.Lost,
+		},
+		Answers: answersJSON{
+			l.Answers.Online, l.Answers.Target, l.Answers.Absorbed, l.Answers.Same, l.Answers.Different,
+			l.Answers.Turns, l.Answers.HeldMax, l.Answers.Headers, l.Answers.HeadersDropped,
+		},
+		Tunnel: tunnelJSON{
+			s.Tunnel.Up, s.Tunnel.Remote, s.Tunnel.Connects, int64(s.Tunnel.RTT), s.Tunnel.BytesSent, s.Tunnel.BytesReturned,
+		},
+	}
+	if delivered, of, ok := l.Copied(); ok {
+		f := 100 * float64(delivered) / float64(of)
+		d.CopiedPercent = &f
+	}
+	if p50, ok := l.Lag.Quantile(0.5); ok {
+		p99, _ := l.Lag.Quantile(0.99)
+		d.LagNs = map[string]uint64{"p50": uint64(p50), "p99": uint64(p99), "max": uint64(max(l.Lag.Max, 0))}
+	}
+	if d.Sums == nil {
+		d.Sums = []string{}
+	}
+	return json.Marshal(&d)
+}
+
+// WriteFile writes the summary to file as JSON. The file appears complete, or
+// stays what it was; what is not a regular file (/dev/stdout) is written to.
+func (s *Summary) WriteFile(file string) (err error) {
+	b, err := json.MarshalIndent(s, "", "  ")
+	if err != nil {
+		return fmt.Errorf("report: %w", err)
+	}
+	b = append(b, '\n')
+	if st, err := os.Stat(file); err == nil && !st.Mode().IsRegular() {
+		if err := os.WriteFile(file, b, 0o644); err != nil {
+			return fmt.Errorf("report: %w", err)
+		}
+		return nil
+	}
+	f, err := os.CreateTemp(filepath.Dir(file), filepath.Base(file)+".*")
+	if err != nil {
+		return fmt.Errorf("report: %w", err)
+	}
+	defer func() {
+		if err != nil {
+			err = fmt.Errorf("report: %w", errors.Join(err, os.Remove(f.Name())))
+		}
+	}()
+	_, err = f.Write(b)
+	if err = errors.Join(err, f.Chmod(0o644), f.Sync(), f.Close()); err != nil {
+		return err
+	}
+	return os.Rename(f.Name(), file)
+}

@@ -1,0 +1,303 @@
+// Package report keeps the copier's books: where every captured packet, flow,
+// segment and byte went. Its [Ledger] is what a shard counts in, what is added
+// up over shards, what [Ledger.Check] proves to add up, and what is printed as
+// text and JSON.
+//
+// A Ledger holds no pointers and no lock. Counting is a plain addition by the
+// shard that owns it; others see copies.
+package report
+
+import (
+	"fmt"
+
+	"flowtwin/tunnel/frame"
+)
+
+// A Count is a number of segments and of the bytes in them.
+type Count struct {
+	Segments uint64 `json:"segments"`
+	Bytes    uint64 `json:"bytes"`
+}
+
+// Add counts one segment of n bytes.
+func (c *Count) Add(n int) {
+	c.Segments++
+	c.Bytes += uint64(n)
+}
+
+// Plus adds o to c.
+func (c *Count) Plus(o Count) {
+	c.Segments += o.Segments
+	c.Bytes += o.Bytes
+}
+
+// Minus takes o from c.
+func (c *Count) Minus(o Count) {
+	c.Segments -= o.Segments
+	c.Bytes -= o.Bytes
+}
+
+// Packets says what became of each captured packet.
+type Packets struct {
+	Captured uint64 // handed over by the rings
+
+	ToServer uint64 // of followed flows
+	ToClient uint64
+	Refused  uint64 // of flows that were refused, both ways
+	Late     uint64 // of flows that had ended before
+	NoFlow   uint64 // without data, of connections that were not seen to begin
+	Unmapped uint64 // to or from an address that no map names
+
+	NotTCP    uint64
+	Fragment  uint64
+	Truncated uint64 // shorter than their own headers
+	Malformed uint64
+}
+
+// Flows says what became of each client connection.
+type Flows struct {
+	Seen     uint64
+	Pending  uint64 // in their handshake now
+	Admitted uint64
+	Refused  [NumReasons]uint64
+
+	Live    uint64             // admitted ones that are followed now
+	Ended   [NumEndings]uint64 // followed to their end, by how they ended online
+	GivenUp [NumReasons]uint64 // admitted, but not followed to their end
+}
+
+// Client says what became of each segment with data that clients sent. A segment
+// is what one captured packet carried; of one that is only partly new, the known
+// bytes count as retransmitted and the segment as what became of the rest.
+type Client struct {
+	Captured      Count
+	Sent          Count // given to the tunnel
+	Retransmitted Count // known already
+	Duplicate     Count // known already, and captured on another interface than the flow's first packet
+	Stored        Count // came early and wait for what is before them
+	Dropped       [NumReasons]Count
+	Conflicts     uint64 // segments sent again with other bytes; the first ones were copied
+	Missing       uint64 // bytes known to have been sent and never captured, as far as flows given up for it tell
+}
+
+// Sent says what became of each segment given to the tunnel, by the responder's
+// accounts.
+type Sent struct {
+	Delivered  Count // acknowledged by the target's kernel
+	Dropped    [NumHows]Count
+	AfterClose Count // reached a session that had ended
+	TunnelLost Count // the connection broke before the account came
+	InFlight   Count // no account yet
+}
+
+// Sessions says what became of the flows' sessions at the target.
+type Sessions struct {
+	Opened      uint64
+	Established uint64
+	Open        uint64 // no account yet
+	Closed      [NumHows]uint64
+	Lost        uint64 // the connection broke before the account came
+}
+
+// Answers compares what the online server answered with what the target did.
+type Answers struct {
+	Online         Count  // from the headers of captured packets, each byte once
+	Target         Count  // from returned headers, retransmissions included
+	Absorbed       uint64 // bytes that sessions have read, by their accounts
+	Same           uint64 // connections closed by both sides whose answers were as long online as from the target
+	Different      uint64 // or not
+	Turns          uint64
+	HeldMax        uint64 // turns released by --max-hold
+	HeadersDropped uint64 // by responder, when the way back was full
+	Headers        uint64 // returned
+}
+
+// A Ledger is all counters of a shard, or of several.
+type Ledger struct {
+	Packets  Packets
+	Flows    Flows
+	Client   Client
+	Sent     Sent
+	Sessions Sessions
+	Answers  Answers
+	Lag      Lag
+
+	BadReturns uint64 // frames from the responder that make no sense here
+}
+
+// Open counts a session that is opened.
+func (l *Ledger) Open() {
+	l.Flows.Pending--
+	l.Flows.Admitted++
+	l.Flows.Live++
+	l.Sessions.Opened++
+	l.Sessions.Open++
+}
+
+// Settle enters a session's account. sent is what the flow has sent in all.
+func (l *Ledger) Settle(c *frame.Closed, sent Count) {
+	h := how(c.How)
+	delivered := Count{c.DeliveredSegments, c.DeliveredBytes}
+	dropped := Count{c.DroppedSegments, c.DroppedBytes}
+	l.Sessions.Open--
+	l.Sessions.Closed[h]++
+	l.Sent.InFlight.Minus(sent)
+	l.Sent.Delivered.Plus(delivered)
+	l.Sent.Dropped[h].Plus(dropped)
+	// What the session never saw was on its way when it ended. An account of more
+	// than was sent is a bug, which Check is to find.
+	if left := sent; left.Bytes >= delivered.Bytes+dropped.Bytes && left.Segments >= delivered.Segments+dropped.Segments {
+		left.Minus(delivered)
+		left.Minus(dropped)
+		l.Sent.AfterClose.Plus(left)
+	}
+	l.Answers.Absorbed += c.AnswerBytes
+	l.Answers.Turns += c.Turns
+	l.Answers.HeldMax += c.HeldMax
+	l.Answers.HeadersDropped += c.HeadersDropped
+}
+
+// Lose enters a session whose connection broke before its account came.
+func (l *Ledger) Lose(sent Count) {
+	l.Sessions.Open--
+	l.Sessions.Lost++
+	l.Sent.InFlight.Minus(sent)
+	l.Sent.TunnelLost.Plus(sent)
+}
+
+// Add adds o to l.
+func (l *Ledger) Add(o *Ledger) {
+	l.Packets.add(&o.Packets)
+	l.Flows.add(&o.Flows)
+	l.Client.add(&o.Client)
+	l.Sent.add(&o.Sent)
+	l.Sessions.add(&o.Sessions)
+	l.Answers.add(&o.Answers)
+	l.Lag.add(&o.Lag)
+	l.BadReturns += o.BadReturns
+}
+
+func (p *Packets) add(o *Packets) {
+	p.Captured += o.Captured
+	p.ToServer += o.ToServer
+	p.ToClient += o.ToClient
+	p.Refused += o.Refused
+	p.Late += o.Late
+	p.NoFlow += o.NoFlow
+	p.Unmapped += o.Unmapped
+	p.NotTCP += o.NotTCP
+	p.Fragment += o.Fragment
+	p.Truncated += o.Truncated
+	p.Malformed += o.Malformed
+}
+
+func (f *Flows) add(o *Flows) {
+	f.Seen += o.Seen
+	f.Pending += o.Pending
+	f.Admitted += o.Admitted
+	f.Live += o.Live
+	for i := range f.Refused {
+		f.Refused[i] += o.Refused[i]
+		f.GivenUp[i] += o.GivenUp[i]
+	}
+	for i := range f.Ended {
+		f.Ended[i] += o.Ended[i]
+	}
+}
+
+func (c *Client) add(o *Client) {
+	c.Captured.Plus(o.Captured)
+	c.Sent.Plus(o.Sent)
+	c.Retransmitted.Plus(o.Retransmitted)
+	c.Duplicate.Plus(o.Duplicate)
+	c.Stored.Plus(o.Stored)
+	for i := range c.Dropped {
+		c.Dropped[i].Plus(o.Dropped[i])
+	}
+	c.Conflicts += o.Conflicts
+	c.Missing += o.Missing
+}
+
+func (s *Sent) add(o *Sent) {
+	s.Delivered.Plus(o.Delivered)
+	for i := range s.Dropped {
+		s.Dropped[i].Plus(o.Dropped[i])
+	}
+	s.AfterClose.Plus(o.AfterClose)
+	s.TunnelLost.Plus(o.TunnelLost)
+	s.InFlight.Plus(o.InFlight)
+}
+
+func (s *Sessions) add(o *Sessions) {
+	s.Opened += o.Opened
+	s.Established += o.Established
+	s.Open += o.Open
+	for i := range s.Closed {
+		s.Closed[i] += o.Closed[i]
+	}
+	s.Lost += o.Lost
+}
+
+func (a *Answers) add(o *Answers) {
+	a.Online.Plus(o.Online)
+	a.Target.Plus(o.Target)
+	a.Absorbed += o.Absorbed
+	a.Same += o.Same
+	a.Different += o.Different
+	a.Turns += o.Turns
+	a.HeldMax += o.HeldMax
+	a.HeadersDropped += o.HeadersDropped
+	a.Headers += o.Headers
+}
+
+// Check returns each sum that does not add up, in words; nothing when the books
+// balance.
+func (l *Ledger) Check() []string {
+	var wrong []string
+	same := func(what string, got, want uint64) {
+		if got != want {
+			wrong = append(wrong, fmt.Sprintf("%s: %d, but their parts add up to %d", what, got, want))
+		}
+	}
+	counts := func(what string, got, want Count) {
+		same(what+" (segments)", got.Segments, want.Segments)
+		same(what+" (bytes)", got.Bytes, want.Bytes)
+	}
+	p, f, c, s := &l.Packets, &l.Flows, &l.Client, &l.Sessions
+	same("packets captured", p.Captured, p.ToServer+p.ToClient+p.Refused+p.Late+p.NoFlow+p.Unmapped+
+		p.NotTCP+p.Fragment+p.Truncated+p.Malformed)
+	same("flows seen", f.Seen, f.Pending+f.Admitted+total(f.Refused[:]))
+	same("flows admitted", f.Admitted, f.Live+total(f.Ended[:])+total(f.GivenUp[:]))
+
+	parts := c.Sent
+	parts.Plus(c.Retransmitted)
+	parts.Plus(c.Duplicate)
+	parts.Plus(c.Stored)
+	parts.Plus(totalCount(c.Dropped[:]))
+	counts("captured of clients", c.Captured, parts)
+
+	parts = l.Sent.Delivered
+	parts.Plus(totalCount(l.Sent.Dropped[:]))
+	parts.Plus(l.Sent.AfterClose)
+	parts.Plus(l.Sent.TunnelLost)
+	parts.Plus(l.Sent.InFlight)
+	counts("sent to the target", c.Sent, parts)
+
+	same("sessions opened", s.Opened, s.Open+s.Lost+total(s.Closed[:]))
+	same("sessions opened, one for each flow admitted", s.Opened, f.Admitted)
+	return wrong
+}
+
+func total(parts []uint64) (sum uint64) {
+	for _, n := range parts {
+		sum += n
+	}
+	return sum
+}
+
+func totalCount(parts []Count) (sum Count) {
+	for _, n := range parts {
+		sum.Plus(n)
+	}
+	return sum
+}

@@ -1,0 +1,159 @@
+package report
+
+import (
+	"fmt"
+	"strings"
+	"time"
+)
+
+// A Summary is a ledger with what stands around it.
+type Summary struct {
+	Version string
+	Started time.Time
+	Ended   time.Time // of a status: now
+	Final   bool
+	Kernel  Kernel
+	Tunnel  Tunnel
+	Ledger  Ledger
+}
+
+// Kernel is what the rings' kernel side has counted.
+type Kernel struct {
+	Packets uint64 // that passed the filter, dropped ones included
+	Dropped uint64 // for which a ring had no room
+}
+
+// Tunnel is the state of the tunnel.
+type Tunnel struct {
+	Up            bool
+	Remote        string
+	Connects      uint64
+	RTT           time.Duration
+	BytesSent     uint64
+	BytesReturned uint64
+}
+
+// A Loss is a share of clients' bytes (or flows) that was not copied.
+type Loss struct {
+	Label string // of the reason
+	Bytes uint64
+	Flows uint64
+}
+
+// Losses returns what was not copied, the largest first, by reason; reasons of
+// the responder begin with "target_".
+func (l *Ledger) Losses() []Loss {
+	var out []Loss
+	for r := Reason(1); r < NumReasons; r++ {
+		if r == NeverEstablished {
+			continue // the online server did not get it either
+		}
+		if b, f := l.Client.Dropped[r].Bytes, l.Flows.Refused[r]; b+f > 0 {
+			out = append(out, Loss{r.String(), b, f})
+		}
+	}
+	for h, c := range l.Sent.Dropped {
+		if c.Bytes > 0 {
+			out = append(out, Loss{Label: "target_" + howName(h), Bytes: c.Bytes})
+		}
+	}
+	if b := l.Sent.AfterClose.Bytes; b > 0 {
+		out = append(out, Loss{Label: "session_was_over", Bytes: b})
+	}
+	if b := l.Sent.TunnelLost.Bytes; b > 0 {
+		out = append(out, Loss{Label: "tunnel_lost_on_the_way", Bytes: b})
+	}
+	for i := 1; i < len(out); i++ { // few: insertion keeps their order stable
+		for j := i; j > 0 && (out[j].Bytes > out[j-1].Bytes); j-- {
+			out[j], out[j-1] = out[j-1], out[j]
+		}
+	}
+	return out
+}
+
+// Copied returns which part of what clients sent (each byte once) has been
+// delivered to the target; what is under way counts neither as copied nor as
+// lost. ok is false as long as there is nothing to speak of.
+func (l *Ledger) Copied() (delivered, of uint64, ok bool) {
+	c := &l.Client
+	of = c.Captured.Bytes - c.Retransmitted.Bytes - c.Duplicate.Bytes - c.Stored.Bytes - l.Sent.InFlight.Bytes
+	return l.Sent.Delivered.Bytes, of, of > 0
+}
+
+// Headline says in one line how much was copied and what was not, and why.
+func (l *Ledger) Headline() string {
+	var b strings.Builder
+	delivered, of, ok := l.Copied()
+	if !ok {
+		b.WriteString("nothing to copy yet")
+	} else {
+		fmt.Fprintf(&b, "copied %s", percent(delivered, of))
+	}
+	for _, x := range l.Losses() {
+		if x.Bytes > 0 {
+			fmt.Fprintf(&b, ", %s %s", percentUp(x.Bytes, of), x.Label)
+		} else {
+			fmt.Fprintf(&b, ", %s flows %s", thousands(x.Flows), x.Label)
+		}
+	}
+	return b.String()
+}
+
+// percent formats part of whole, rounded down: 100 % is said only of all.
+func percent(part, whole uint64) string {
+	if whole == 0 {
+		return "-"
+	}
+	hundredths := uint64(float64(part) / float64(whole) * 10000)
+	if part < whole {
+		hundredths = min(hundredths, 9999)
+	}
+	return fmt.Sprintf("%d.%02d %%", hundredths/100, hundredths%100)
+}
+
+// percentUp formats part of whole, rounded up: a loss is never said to be none.
+func percentUp(part, whole uint64) string {
+	if whole == 0 {
+		return "-"
+	}
+	f := float64(part) / float64(whole) * 10000
+	hundredths := uint64(f)
+	if float64(hundredths) < f {
+		hundredths++
+	}
+	return fmt.Sprintf("%d.%02d %%", hundredths/100, hundredths%100)
+}
+
+// Attrs returns the status as key-value pairs for a logger.
+func (s *Summary) Attrs() []any {
+	l := &s.Ledger
+	attrs := []any{
+		"copied", l.Headline(),
+		"packets", l.Packets.Captured,
+		"kernel_dropped", s.Kernel.Dropped,
+		"flows_live", l.Flows.Live,
+		"flows_admitted", l.Flows.Admitted,
+		"flows_refused", total(l.Flows.Refused[:]) - l.Flows.Refused[NeverEstablished],
+		"sent_bytes", l.Client.Sent.Bytes,
+		"in_flight_bytes", l.Sent.InFlight.Bytes,
+		"sessions_open", l.Sessions.Open,
+		"sessions_established", l.Sessions.Established,
+		"answer_bytes", l.Answers.Target.Bytes,
+		"tunnel_up", s.Tunnel.Up,
+		"rtt", s.Tunnel.RTT.Round(time.Microsecond),
+	}
+	if p50, ok := l.Lag.Quantile(0.5); ok {
+		p99, _ := l.Lag.Quantile(0.99)
+		attrs = append(attrs, "lag_p50", short(p50), "lag_p99", short(p99))
+	}
+	return attrs
+}
+
+// short rounds d to three digits or so.
+func short(d time.Duration) time.Duration {
+	unit := time.Nanosecond
+	for d/unit >= 1000 {
+		unit *= 10
+	}
+	return d.Round(unit)
+}

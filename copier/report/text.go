@@ -1,0 +1,175 @@
+package report
+
+import (
+	"fmt"
+	"strconv"
+	"strings"
+	"time"
+
+	"flowtwin/tunnel/frame"
+)
+
+// howName returns the label of index i of arrays by CloseHow.
+func howName(i int) string { return frame.CloseHow(i).String() }
+
+// A page collects lines of a label and right-aligned figures.
+type page struct{ b []byte }
+
+func (p *page) title(s string) { p.b = append(append(p.b, s...), '\n') }
+
+func (p *page) line(label, value, note string) {
+	s := fmt.Sprintf("  %-34s %16s  %s", label, value, note)
+	p.b = append(append(p.b, strings.TrimRight(s, " ")...), '\n')
+}
+
+func (p *page) number(label string, n uint64, note string) { p.line(label, thousands(n), note) }
+
+// some adds the line unless n is 0.
+func (p *page) some(label string, n uint64, note string) {
+	if n > 0 {
+		p.number(label, n, note)
+	}
+}
+
+func (p *page) count(label string, c Count) {
+	p.line(label, thousands(c.Segments), "segments, "+size(c.Bytes))
+}
+
+func (p *page) someCount(label string, c Count) {
+	if c != (Count{}) {
+		p.count(label, c)
+	}
+}
+
+// AppendText appends the ledger for people to b.
+func (s *Summary) AppendText(b []byte) []byte {
+	p := &page{b: b}
+	l := &s.Ledger
+	p.title(l.Headline())
+	p.b = fmt.Appendf(p.b, "in %v, %s of the requests' bytes delivered to the target\n\n",
+		s.Ended.Sub(s.Started).Round(100*time.Millisecond), size(l.Sent.Delivered.Bytes))
+	s.packets(p)
+	l.flows(p)
+	l.client(p)
+	l.sessions(p)
+	s.answers(p)
+	if wrong := l.Check(); len(wrong) > 0 {
+		p.title("sums: DO NOT ADD UP")
+		for _, w := range wrong {
+			p.title("  " + w)
+		}
+	} else {
+		p.title("sums: ok")
+	}
+	return p.b
+}
+
+func (s *Summary) packets(p *page) {
+	c := &s.Ledger.Packets
+	p.title("packets")
+	p.number("captured", c.Captured, "")
+	p.number("dropped by the kernel", s.Kernel.Dropped, "the rings were full")
+	p.number("  to server", c.ToServer, "")
+	p.number("  to client", c.ToClient, "headers only")
+	p.some("  of refused flows", c.Refused, "")
+	p.some("  late", c.Late, "after the end of their flow")
+	p.some("  of no known flow", c.NoFlow, "without data")
+	p.some("  of no map", c.Unmapped, "")
+	p.some("  not TCP", c.NotTCP, "")
+	p.some("  IP fragments", c.Fragment, "")
+	p.some("  cut short", c.Truncated, "")
+	p.some("  malformed", c.Malformed, "")
+}
+
+func (l *Ledger) flows(p *page) {
+	f := &l.Flows
+	p.title("flows: the clients' connections")
+	p.number("seen", f.Seen, "")
+	p.number("  admitted", f.Admitted, "")
+	for r := range Reason(NumReasons) {
+		p.some("  refused: "+r.String(), f.Refused[r], "")
+	}
+	p.some("  in their handshake", f.Pending, "")
+	for e := range Ending(NumEndings) {
+		p.some("    ended online: "+e.String(), f.Ended[e], "")
+	}
+	for r := range Reason(NumReasons) {
+		p.some("    given up: "+r.String(), f.GivenUp[r], "")
+	}
+	p.some("    live", f.Live, "")
+}
+
+func (l *Ledger) client(p *page) {
+	c, s := &l.Client, &l.Sent
+	p.title("what clients sent")
+	p.count("captured", c.Captured)
+	p.count("  sent to the responder", c.Sent)
+	p.count("    delivered to the target", s.Delivered)
+	for h, n := range s.Dropped {
+		p.someCount("    dropped there: "+howName(h), n)
+	}
+	p.someCount("    session was over", s.AfterClose)
+	p.someCount("    tunnel_lost", s.TunnelLost)
+	p.someCount("    in flight", s.InFlight)
+	p.someCount("  retransmitted", c.Retransmitted)
+	p.someCount("  captured twice", c.Duplicate)
+	p.someCount("  early, waiting", c.Stored)
+	for r := range Reason(NumReasons) {
+		p.someCount("  dropped: "+r.String(), c.Dropped[r])
+	}
+	p.some("never captured", c.Missing, "bytes, at least")
+	p.some("sent again with other bytes", c.Conflicts, "segments; the first ones were copied")
+}
+
+func (l *Ledger) sessions(p *page) {
+	s := &l.Sessions
+	p.title("sessions: the connections to the target")
+	p.number("opened", s.Opened, "")
+	p.number("established", s.Established, "")
+	for h, n := range s.Closed {
+		p.some("  closed: "+howName(h), n, "")
+	}
+	p.some("  lost with the tunnel", s.Lost, "")
+	p.some("  open", s.Open, "no account yet")
+}
+
+func (s *Summary) answers(p *page) {
+	a := &s.Ledger.Answers
+	p.title("answers")
+	p.count("online server's", a.Online)
+	p.count("target's", a.Target)
+	p.line("absorbed", size(a.Absorbed), "")
+	p.number("as long as online", a.Same, "of "+thousands(a.Same+a.Different)+" connections closed by both sides")
+	p.number("turns", a.Turns, thousands(a.HeldMax)+" released by --max-hold")
+	p.number("headers returned", a.Headers, thousands(a.HeadersDropped)+" dropped")
+	p.title("tunnel")
+	p.line("round trip", short(s.Tunnel.RTT).String(), "")
+	p.line("bytes", size(s.Tunnel.BytesSent), "out, "+size(s.Tunnel.BytesReturned)+" back")
+	p.number("connected", s.Tunnel.Connects, "times")
+	if p50, ok := s.Ledger.Lag.Quantile(0.5); ok {
+		p99, _ := s.Ledger.Lag.Quantile(0.99)
+		p.line("lag p50 / p99", short(p50).String()+" / "+short(p99).String(), "online capture to the target, at most")
+	}
+}
+
+// thousands formats n with commas.
+func thousands(n uint64) string {
+	s := strconv.FormatUint(n, 10)
+	for i := len(s) - 3; i > 0; i -= 3 {
+		s = s[:i] + "," + s[i:]
+	}
+	return s
+}
+
+// size formats n bytes.
+func size(n uint64) string {
+	const units = "kMGTPE"
+	if n < 1000 {
+		return fmt.Sprintf("%d B", n)
+	}
+	f, i := float64(n)/1000, 0
+	for f >= 999.95 && i < len(units)-1 {
+		f, i = f/1000, i+1
+	}
+	return fmt.Sprintf("%.1f %cB", f, units[i])
+}

@@ -1,0 +1,178 @@
+// Package copier is the online half: it follows clients' connections through
+// captured packets and sends what clients sent through the tunnel.
+//
+// pipeline.go reads in the order in which a packet moves. Per shard one goroutine
+// does all of it; see [Run] for the others.
+package copier
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"flowtwin/copier/capture"
+	"flowtwin/tunnel"
+)
+
+// Run copies until ctx ends: then it admits no more flows, lets those that live
+// finish for cfg.Drain, and returns nil after the final ledger. It returns an
+// error when it cannot start, when the responder refuses it, or when a ring
+// fails; what it opened is closed in every case, and all its goroutines have
+// ended. A responder that cannot be reached is no error: it is tried again and
+// again.
+//
+// Goroutines: one for each shard, one that keeps the tunnel, one that reports,
+// and one that brings all of it to an end.
+func Run(ctx context.Context, cfg Config) (err error) {
+	if cfg, err = cfg.populate(); err != nil {
+		return err
+	}
+	maps := newMapping(cfg.Maps)
+	if err := maps.refresh(); err != nil {
+		return err
+	}
+	client, err := tunnel.NewClient(cfg.tunnel())
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, client.Close()) }()
+	// Nothing above has touched the system.
+	set, err := capture.Open(cfg.capture())
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, set.Close()) }()
+
+	c := &copier{cfg: cfg, maps: maps, tunnel: client, started: time.Now()}
+	offset := func() time.Duration { return client.Stats().ClockOffset }
+	for i := range cfg.Shards {
+		ring, lane := set.Ring(i), client.Lane(i)
+		s := newShard(ring, lane, maps, cfg.Shards, offset)
+		lane.SetWake(ring.Wake)
+		c.shards = append(c.shards, s)
+		c.rings = append(c.rings, ring)
+	}
+	return c.run(ctx)
+}
+
+// A copier is what Run runs.
+type copier struct {
+	cfg     Config
+	maps    *mapping
+	tunnel  client
+	shards  []*shard
+	rings   []stater // of the shards
+	started time.Time
+}
+
+// client is what a copier needs of [tunnel.Client].
+type client interface {
+	Connect(ctx context.Context) error
+	Run(ctx context.Context) error
+	Finish(ctx context.Context) error
+	Stats() tunnel.ClientStats
+}
+
+// stater is what the report needs of a ring.
+type stater interface{ Stats() capture.Stats }
+
+// run starts everything and returns when everything has ended.
+func (c *copier) run(ctx context.Context) error {
+	g, failed := errgroup.WithContext(context.WithoutCancel(ctx))
+	side, stop := context.WithCancel(failed) // of what runs beside the shards
+	for _, s := range c.shards {
+		g.Go(s.run)
+	}
+	g.Go(func() error { return c.connect(side) })
+	g.Go(func() error { c.report(side); return nil })
+	g.Go(func() error {
+		defer stop()
+		select {
+		case <-ctx.Done():
+			c.drain(failed)
+		case <-failed.Done():
+			c.finish(failed)
+		}
+		c.ask(phaseOver)
+		return nil
+	})
+	err := g.Wait()
+	stop()
+	if err != nil && c.tunnel.Stats().Connects == 0 {
+		return err // it never began: a ledger of nothing would hide the reason
+	}
+	return errors.Join(err, c.final())
+}
+
+// connect keeps the tunnel up. A responder that does not answer now may later;
+// one that refuses will not.
+func (c *copier) connect(ctx context.Context) error {
+	switch err := c.tunnel.Connect(ctx); {
+	case ctx.Err() != nil:
+		return nil
+	case err == nil:
+	case refused(err):
+		return err
+	default:
+		c.cfg.Log.Warn("responder cannot be reached, trying on; flows that begin now are not copied", "err", err)
+	}
+	c.cfg.Ready()
+	return c.tunnel.Run(ctx)
+}
+
+// refused reports whether trying again cannot help.
+func refused(err error) bool {
+	for _, final := range []error{
+		tunnel.ErrNoInvite, tunnel.ErrBadInvite, tunnel.ErrExpired, tunnel.ErrFingerprint,
+		tunnel.ErrSecret, tunnel.ErrRefused, tunnel.ErrVersion, tunnel.ErrProtocol,
+	} {
+		if errors.Is(err, final) {
+			return true
+		}
+	}
+	return false
+}
+
+func (c *copier) ask(p phase) {
+	for _, s := range c.shards {
+		s.ask(p)
+	}
+}
+
+// drain lets the flows that live finish, as long as that may take.
+func (c *copier) drain(failed context.Context) {
+	c.cfg.Log.Info("stopping: no new flows, waiting for the live ones", "drain", c.cfg.Drain)
+	c.ask(phaseDraining)
+	wait, cancel := context.WithTimeout(failed, c.cfg.Drain)
+	defer cancel()
+	for _, s := range c.shards {
+		await(wait, s.quiet)
+	}
+	c.finish(failed)
+}
+
+// finish gives the rest up and fetches the accounts.
+func (c *copier) finish(failed context.Context) {
+	c.ask(phaseFinishing)
+	wait, cancel := context.WithTimeoutCause(context.WithoutCancel(failed), finishWait, errSlow)
+	defer cancel()
+	for _, s := range c.shards {
+		await(wait, s.ended)
+	}
+	if err := c.tunnel.Finish(wait); err != nil && !errors.Is(err, tunnel.ErrNotConnected) {
+		c.cfg.Log.Warn("accounts are missing", "err", err)
+	}
+}
+
+var errSlow = fmt.Errorf("the responder has not finished within %v", finishWait)
+
+// await waits for a value from c, or for ctx.
+func await(ctx context.Context, c <-chan struct{}) {
+	select {
+	case <-c:
+	case <-ctx.Done():
+	}
+}

@@ -1,0 +1,82 @@
+package copier
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"flowtwin/copier/report"
+)
+
+// localEvery is how often the host's addresses are looked up again: a service
+// address that moves here is copied after so long.
+const localEvery = 2 * time.Second
+
+// report prints the status now and then, and what is worth a line of its own.
+func (c *copier) report(ctx context.Context) {
+	status := time.NewTicker(statusEvery)
+	defer status.Stop()
+	local := time.NewTicker(localEvery)
+	defer local.Stop()
+	told := make([]bool, len(c.cfg.Maps))
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-local.C:
+			if err := c.maps.refresh(); err != nil {
+				c.cfg.Log.Warn("addresses of this host are not known", "err", err)
+			}
+			c.tellTLS(told)
+			continue
+		case <-status.C:
+		case <-c.cfg.Status:
+		}
+		sum := c.summary()
+		c.cfg.Log.Info("status", sum.Attrs()...)
+	}
+}
+
+// tellTLS says once per map that its clients speak TLS.
+func (c *copier) tellTLS(told []bool) {
+	for i := range told {
+		if !told[i] && c.maps.tls[i].Load() {
+			told[i] = true
+			c.cfg.Log.Warn("clients speak TLS: it is copied, but the target cannot decrypt it, since its keys differ in each connection; copy behind the terminator",
+				"port", c.cfg.Maps[i].Port, "target", c.cfg.Maps[i].Target)
+		}
+	}
+}
+
+// summary adds up what is known now.
+func (c *copier) summary() *report.Summary {
+	st := c.tunnel.Stats()
+	sum := &report.Summary{
+		Version: c.cfg.Version,
+		Started: c.started,
+		Ended:   time.Now(),
+		Tunnel: report.Tunnel{
+			Up: st.Up, Remote: st.Remote, Connects: st.Connects, RTT: st.RTT,
+			BytesSent: st.BytesSent, BytesReturned: st.BytesReturned,
+		},
+	}
+	for i, s := range c.shards {
+		l := s.ledger()
+		sum.Ledger.Add(&l)
+		k := c.rings[i].Stats()
+		sum.Kernel.Packets += k.Packets
+		sum.Kernel.Dropped += k.Drops
+	}
+	return sum
+}
+
+// final prints and writes the last ledger. The shards have ended.
+func (c *copier) final() error {
+	sum := c.summary()
+	sum.Final = true
+	_, err := c.cfg.Out.Write(sum.AppendText(nil))
+	if c.cfg.ReportFile != "" {
+		err = errors.Join(err, sum.WriteFile(c.cfg.ReportFile))
+	}
+	return err
+}

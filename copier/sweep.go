@@ -1,0 +1,73 @@
+package copier
+
+import (
+	"time"
+
+	"flowtwin/copier/report"
+)
+
+// limits are the bounds of a shard.
+type limits struct {
+	// handshake is how long a SYN may go without anything of its flow following:
+	// a little more than the longest pause between two SYNs of Linux, 64 s.
+	handshake time.Duration
+	// reorder is how long a segment may wait for what is before it. The client
+	// sends a lost one again after its RTO, 0.2 to 1 s on most paths; but what the
+	// server has and the capture missed is found by the server's ACKs, so this
+	// needs no hurry.
+	reorder time.Duration
+	// idle is how long a flow may show nothing at all. Connections may be idle for
+	// long and alive; the kernels' own keep-alive asks after 2 hours, and its
+	// probes are captured like everything else.
+	idle time.Duration
+}
+
+func defaultLimits() limits {
+	return limits{handshake: 75 * time.Second, reorder: time.Second, idle: 2*time.Hour + 10*time.Minute}
+}
+
+// sweepLeast is how many slots a sweep looks at, at least; a tenth of all
+// otherwise, so that each is looked at about once a second.
+const sweepLeast = 256
+
+// sweep looks at the next slots for what time has run out for, and for frames
+// that the lane had no room for.
+func (s *shard) sweep(now int64) {
+	n := min(max(sweepLeast, s.used/10), s.used)
+	for range n {
+		if s.cursor >= s.used {
+			s.cursor = 0
+		}
+		slot := uint32(s.cursor)
+		s.cursor++
+		s.inspect(slot, s.table.At(slot), now)
+	}
+}
+
+func (s *shard) inspect(slot uint32, r *record, now int64) {
+	if r.state == stateFree {
+		return
+	}
+	if r.owed != 0 {
+		s.control(slot, r, r.owed)
+	}
+	still := time.Duration(now - r.last)
+	switch {
+	case r.state == stateSynSeen:
+		if still > s.limit.handshake {
+			s.refuse(slot, r, report.NeverEstablished)
+		}
+	case r.state.open():
+		if since, ok := r.asm.Oldest(s.store); ok && time.Duration(now-since) > s.limit.reorder {
+			gap, _ := r.asm.Gap(s.store)
+			s.hole(slot, r, gap)
+		} else if still > s.limit.idle {
+			s.giveUp(slot, r, report.Idle)
+		}
+	case still <= s.limit.idle:
+	case r.state == stateSettled:
+		s.retire(slot, r, report.Idle)
+	case r.state == stateShunned:
+		s.free(slot, r)
+	}
+}

@@ -1,0 +1,268 @@
+package copier
+
+import (
+	"flowtwin/copier/capture"
+	"flowtwin/copier/report"
+	"flowtwin/internal/flow"
+	"flowtwin/internal/packet"
+	"flowtwin/tunnel/frame"
+)
+
+// maxWindow is the largest window that a server can offer (RFC 7323, 2.3): a
+// reset from further away is not of this connection.
+const maxWindow = 1 << 30
+
+// fromClient handles a packet to the server; s.tuple is its flow's.
+func (s *shard) fromClient(p *capture.Packet, v *packet.View) {
+	slot, ok := s.table.Find(&s.tuple)
+	if v.Flags&(packet.SYN|packet.ACK|packet.RST) == packet.SYN {
+		slot, ok = s.syn(slot, ok, p, v)
+	}
+	if !ok {
+		s.stranger(v)
+		return
+	}
+	r := s.table.At(slot)
+	s.book.Packets.ToServer++
+	r.last = p.Time
+	if v.PayloadLen > 0 {
+		s.book.Client.Captured.Add(v.PayloadLen)
+	}
+	if r.state == stateSynSeen {
+		if why, ok := s.handshake(slot, r, p, v); !ok {
+			s.drop(why, v.PayloadLen)
+			return
+		}
+	}
+	if !r.state.open() {
+		s.afterwards(slot, r, p, v)
+		return
+	}
+	r.acknowledge(v)
+	if v.PayloadLen > 0 && !s.payload(slot, r, p, v) {
+		return
+	}
+	if v.Flags&(packet.FIN|packet.RST) != 0 {
+		s.clientEnds(slot, r, v)
+	}
+}
+
+// acknowledge takes over how much of the answers the client has.
+func (r *record) acknowledge(v *packet.View) {
+	if v.Flags&packet.ACK == 0 {
+		return
+	}
+	ack := v.Ack
+	if r.serverClosed() && ack.After(r.serverFin) {
+		ack = r.serverFin // a FIN counts as one byte and is none
+	}
+	if d := ack.Diff(r.acked); d > 0 && d <= maxWindow {
+		r.seen += uint64(d)
+		r.acked = ack
+	}
+}
+
+func (r *record) serverClosed() bool {
+	return r.ending == report.ServerHalf || r.ending == report.ServerFirst || r.ending == report.ClientFirst
+}
+
+// payload copies the new bytes of v. It reports false when the flow was given up.
+func (s *shard) payload(slot uint32, r *record, p *capture.Packet, v *packet.View) bool {
+	seq := v.Seq
+	if v.Flags&packet.SYN != 0 {
+		seq = seq.Add(1)
+	}
+	next := r.asm.Next()
+	if end := seq.Add(v.PayloadLen); r.state == stateFinSent || !v.Whole() {
+		switch {
+		case !end.After(next):
+			s.again(r, p, report.Count{Segments: 1, Bytes: uint64(v.PayloadLen)})
+		case r.state == stateFinSent:
+			s.drop(report.AfterEnd, v.PayloadLen)
+		default: // forwarding what is left of it would copy something never sent
+			s.drop(report.Truncated, v.PayloadLen)
+			s.giveUp(slot, r, report.Truncated)
+			return false
+		}
+		return true
+	}
+	return s.assemble(slot, r, p, v, seq)
+}
+
+// assemble sends what is in order now, and keeps what came early.
+func (s *shard) assemble(slot uint32, r *record, p *capture.Packet, v *packet.View, seq packet.Seq) bool {
+	n := len(v.Payload)
+	fresh, verdict := r.asm.Add(s.store, seq, v.Payload, flow.Meta{Seen: r.seen, Time: p.Time})
+	if s.store.Tally() != s.tally {
+		s.count(r, p)
+	}
+	switch verdict {
+	case flow.InOrder:
+		return s.send(slot, r, r.seen, p.Time, fresh) && s.release(slot, r)
+	case flow.Outside:
+		s.drop(report.Outside, n)
+	case flow.StoreFull:
+		s.drop(report.ReorderFull, n)
+		s.giveUp(slot, r, report.ReorderFull)
+		return false
+	case flow.Early, flow.Old:
+	}
+	return true
+}
+
+// count enters what the assembler found to be known of the last segment, and of
+// the stored ones that this overtook.
+func (s *shard) count(r *record, p *capture.Packet) {
+	t := s.store.Tally()
+	s.again(r, p, report.Count{Segments: t.OldSegments - s.tally.OldSegments, Bytes: t.OldBytes - s.tally.OldBytes})
+	s.book.Client.Conflicts += t.Conflicts - s.tally.Conflicts
+	s.tally = t
+}
+
+// release sends the stored segments that are in order now, and the FIN behind
+// them. It reports false when the flow was given up.
+func (s *shard) release(slot uint32, r *record) bool {
+	for {
+		payload, m, ok := r.asm.Pop(s.store)
+		if !ok {
+			break
+		}
+		if !s.send(slot, r, m.Seen, m.Time, payload) {
+			return false
+		}
+	}
+	if r.state == stateFinHeld && !r.fin.After(r.asm.Next()) {
+		s.sendFin(slot, r)
+	}
+	return true
+}
+
+// send gives bytes of the flow to the lane. It reports false when the flow was
+// given up instead: the online server never waits for the tunnel.
+func (s *shard) send(slot uint32, r *record, seen uint64, time int64, payload []byte) bool {
+	if r.sent.Segments == 0 {
+		s.maps.look(int(r.mapped), payload)
+	}
+	if !s.lane.Data(slot, seen, time, payload) {
+		why := report.Overload
+		if !s.lane.Up() {
+			why = report.TunnelLost
+		}
+		s.drop(why, len(payload))
+		s.giveUp(slot, r, why)
+		return false
+	}
+	r.sent.Add(len(payload))
+	s.book.Client.Sent.Add(len(payload))
+	s.book.Sent.InFlight.Add(len(payload))
+	return true
+}
+
+// again counts what was known already.
+func (s *shard) again(r *record, p *capture.Packet, c report.Count) {
+	if p.Iface != r.iface {
+		s.book.Client.Duplicate.Plus(c)
+	} else {
+		s.book.Client.Retransmitted.Plus(c)
+	}
+}
+
+// drop counts a segment of n bytes that is not copied; of 0 bytes it is none.
+func (s *shard) drop(why report.Reason, n int) {
+	if n > 0 {
+		s.book.Client.Dropped[why].Add(n)
+	}
+}
+
+// clientEnds handles the client's FIN or reset.
+func (s *shard) clientEnds(slot uint32, r *record, v *packet.View) {
+	next := r.asm.Next()
+	if v.Flags&packet.RST != 0 {
+		if d := v.Seq.Diff(next); d < 0 || d > maxWindow {
+			return // of an older connection, or an answer to a stray packet
+		}
+		r.ending = report.ClientReset
+		s.control(slot, r, frame.TypeReset)
+		s.end(r)
+		return
+	}
+	if r.state == stateFinSent {
+		return
+	}
+	r.fin = v.Seq.Add(v.SegLen() - 1)
+	if r.fin.After(next) {
+		r.state = stateFinHeld
+		return
+	}
+	s.sendFin(slot, r)
+}
+
+// sendFin closes the client's side of the session: all before it is sent.
+func (s *shard) sendFin(slot uint32, r *record) {
+	s.discard(r, report.AfterEnd)
+	r.state = stateFinSent
+	r.ending = r.ending.ClientClosed()
+	s.control(slot, r, frame.TypeFin)
+	if r.ending.Over() {
+		s.end(r)
+	}
+}
+
+// afterwards handles a client's packet of a flow whose session gets no more.
+func (s *shard) afterwards(slot uint32, r *record, p *capture.Packet, v *packet.View) {
+	if v.PayloadLen > 0 {
+		switch {
+		case !v.Seq.Add(v.PayloadLen).After(r.asm.Next()):
+			s.again(r, p, report.Count{Segments: 1, Bytes: uint64(v.PayloadLen)})
+		case r.state == stateGivenUp || r.state == stateShunned:
+			s.drop(r.drop, v.PayloadLen)
+		default:
+			s.drop(report.AfterEnd, v.PayloadLen)
+		}
+	}
+	if v.Flags&packet.RST != 0 {
+		r.ending = report.ClientReset
+	} else if v.Flags&packet.FIN != 0 {
+		r.ending = r.ending.ClientClosed()
+	}
+	s.over(slot, r)
+}
+
+// stranger handles a client's packet of no flow in the table.
+func (s *shard) stranger(v *packet.View) {
+	e := s.known.find(&s.tuple)
+	switch {
+	case e != nil && e.was(v.Seq.Add(v.PayloadLen)):
+		s.book.Packets.Late++
+		if v.PayloadLen > 0 {
+			s.book.Client.Captured.Add(v.PayloadLen)
+			s.book.Client.Retransmitted.Add(v.PayloadLen)
+		}
+	case e != nil && e.drop == report.None && v.PayloadLen == 0:
+		s.book.Packets.Late++
+	case e != nil && e.drop != report.None:
+		s.refused(e.drop, v.PayloadLen)
+	default:
+		if _, ok := s.maps.find(s.tuple.Server, s.tuple.ServerPort); !ok {
+			s.book.Packets.Unmapped++
+			return
+		}
+		if v.PayloadLen == 0 {
+			s.book.Packets.NoFlow++
+			return
+		}
+		s.book.Flows.Seen++
+		s.book.Flows.Refused[report.Midstream]++
+		s.known.put(memo{tuple: s.tuple, drop: report.Midstream})
+		s.refused(report.Midstream, v.PayloadLen)
+	}
+}
+
+// refused counts a client's packet of a refused flow.
+func (s *shard) refused(why report.Reason, n int) {
+	s.book.Packets.Refused++
+	if n > 0 {
+		s.book.Client.Captured.Add(n)
+		s.drop(why, n)
+	}
+}
