@@ -1,0 +1,116 @@
+package netstack
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+)
+
+// What Open finds missing on the host; the errors it returns wrap these and say
+// what to do.
+var (
+	// ErrPrivilege says that the process lacks CAP_NET_ADMIN.
+	ErrPrivilege = errors.New("CAP_NET_ADMIN is missing")
+	// ErrNoTun says that /dev/net/tun is missing or cannot be opened.
+	ErrNoTun = errors.New("no " + tunPath)
+	// ErrOverlap says that the pool contains addresses the host already routes.
+	ErrOverlap = errors.New("pool overlaps")
+)
+
+// checkHost looks at everything that Open needs, and changes nothing.
+func checkHost(cfg *Config) error {
+	if err := checkTun(); err != nil {
+		return err
+	}
+	if err := checkCapability(); err != nil {
+		return err
+	}
+	return checkOverlap(cfg.Pool)
+}
+
+// checkCapability asks for CAP_NET_ADMIN among the effective capabilities.
+func checkCapability() error {
+	hdr := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+	var data [2]unix.CapUserData
+	if err := unix.Capget(&hdr, &data[0]); err != nil {
+		return os.NewSyscallError("capget", err)
+	}
+	if data[0].Effective&(1<<unix.CAP_NET_ADMIN) == 0 {
+		return fmt.Errorf("%w: run as root, or: setcap cap_net_admin=ep on the program", ErrPrivilege)
+	}
+	return nil
+}
+
+func checkTun() error {
+	fd, err := unix.Open(tunPath, unix.O_RDWR|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return explainTun(err)
+	}
+	return unix.Close(fd)
+}
+
+func explainTun(err error) error {
+	hint := "load the module: modprobe tun; in a container pass the device: --device " + tunPath
+	if errors.Is(err, os.ErrPermission) {
+		hint = "it may not be opened: run as root, or give read and write access to it"
+	}
+	return fmt.Errorf("%w: %s: %w", ErrNoTun, hint, err)
+}
+
+// checkOverlap refuses a pool that contains addresses which the host itself has
+// or already has a route for, default routes aside.
+func checkOverlap(prefixes []netip.Prefix) error {
+	routes, err := netlink.RouteListFiltered(netlink.FAMILY_ALL, &netlink.Route{}, 0)
+	if err != nil {
+		return fmt.Errorf("list routes: %w", err)
+	}
+	for _, p := range prefixes {
+		for _, r := range routes {
+			dst, ok := prefixOf(r.Dst)
+			if ok && dst.Bits() > 0 && dst.Overlaps(p) && !dst.Addr().IsMulticast() {
+				return fmt.Errorf("%w: %v is within reach of the route %q: choose another with -c", ErrOverlap, p, routeText(r))
+			}
+		}
+	}
+	addrs, err := netlink.AddrList(nil, netlink.FAMILY_ALL)
+	if err != nil {
+		return fmt.Errorf("list addresses: %w", err)
+	}
+	for _, p := range prefixes {
+		for _, a := range addrs {
+			if ip, ok := netip.AddrFromSlice(a.IP); ok && p.Contains(ip.Unmap()) {
+				return fmt.Errorf("%w: %v contains the host's own address %v: choose another with -c", ErrOverlap, p, ip.Unmap())
+			}
+		}
+	}
+	return nil
+}
+
+func prefixOf(n *net.IPNet) (netip.Prefix, bool) {
+	if n == nil {
+		return netip.Prefix{}, false
+	}
+	ip, ok := netip.AddrFromSlice(n.IP)
+	ones, size := n.Mask.Size()
+	if size == 32 {
+		ip = ip.Unmap()
+	}
+	return netip.PrefixFrom(ip, ones), ok
+}
+
+// routeText names a route about as "ip route" does.
+func routeText(r netlink.Route) string {
+	s := r.Dst.String()
+	if r.Gw != nil {
+		s += " via " + r.Gw.String()
+	}
+	if link, err := netlink.LinkByIndex(r.LinkIndex); err == nil {
+		s += " dev " + link.Attrs().Name
+	}
+	return s
+}

@@ -1,0 +1,164 @@
+package netstack
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+	"golang.zx2c4.com/wireguard/tun"
+)
+
+const (
+	tunPath = "/dev/net/tun"
+	// txQueue is how many packets of the target each queue of the device holds
+	// while its reader is busy. The default of 500 overflows when some thousand
+	// sessions are answered at once, and TCP retransmits.
+	txQueue = 16384
+	// maxQueues is the kernel's limit of queues of a TUN device.
+	maxQueues = 256
+)
+
+// A device is the TUN device: one queue for each shard. It is not persistent: the
+// kernel removes it, and with it its routes and settings, when the last queue is
+// closed or the process dies.
+type device struct {
+	name   string
+	queues []tun.Device
+}
+
+// openDevice makes the device and sets it up. The host must have been checked.
+func openDevice(cfg *Config) (_ *device, err error) {
+	d := &device{name: cfg.Name}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, d.close())
+		}
+	}()
+	for range cfg.Shards {
+		q, name, err := openQueue(d.name, cfg.Shards > 1)
+		if err != nil {
+			return nil, err
+		}
+		d.queues, d.name = append(d.queues, q), name
+	}
+	if err := d.setUp(cfg); err != nil {
+		return nil, fmt.Errorf("set up %s: %w", d.name, err)
+	}
+	return d, nil
+}
+
+// openQueue attaches one more queue to the device called name, making it when
+// there is none; in a new device's name %d is filled in by the kernel.
+func openQueue(name string, multi bool) (tun.Device, string, error) {
+	fd, err := unix.Open(tunPath, unix.O_RDWR|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, "", explainTun(os.NewSyscallError("open", err))
+	}
+	ifr, err := unix.NewIfreq(name)
+	if err != nil {
+		return nil, "", errors.Join(fmt.Errorf("device name %q: %w", name, err), unix.Close(fd))
+	}
+	flags := uint16(unix.IFF_TUN | unix.IFF_NO_PI | unix.IFF_VNET_HDR)
+	if multi {
+		flags |= unix.IFF_MULTI_QUEUE
+	}
+	ifr.SetUint16(flags)
+	if err := unix.IoctlIfreq(fd, unix.TUNSETIFF, ifr); err != nil {
+		return nil, "", errors.Join(fmt.Errorf("make TUN device %s: %w", name, os.NewSyscallError("TUNSETIFF", err)), unix.Close(fd))
+	}
+	q, name, err := tun.CreateUnmonitoredTUNFromFD(fd)
+	if err != nil {
+		return nil, "", errors.Join(fmt.Errorf("open TUN device: %w", err), unix.Close(fd))
+	}
+	return q, name, nil
+}
+
+// close removes the device and wakes its readers.
+func (d *device) close() error {
+	var errs []error
+	for _, q := range d.queues {
+		errs = append(errs, q.Close())
+	}
+	d.queues = nil
+	return errors.Join(errs...)
+}
+
+// setUp gives the device its settings and routes.
+func (d *device) setUp(cfg *Config) error {
+	link, err := netlink.LinkByName(d.name)
+	if err != nil {
+		return err
+	}
+	if err := netlink.LinkSetMTU(link, cfg.MTU); err != nil {
+		return fmt.Errorf("set MTU %d: %w", cfg.MTU, err)
+	}
+	if err := netlink.LinkSetTxQLen(link, txQueue); err != nil {
+		return fmt.Errorf("set transmit queue: %w", err)
+	}
+	if err := d.setSysctls(cfg); err != nil {
+		return err
+	}
+	if err := netlink.LinkSetUp(link); err != nil {
+		return fmt.Errorf("set up: %w", err)
+	}
+	for _, p := range cfg.Pool {
+		if err := addRoute(link, p); err != nil {
+			return fmt.Errorf("route %v: %w", p, err)
+		}
+	}
+	return nil
+}
+
+// setSysctls keeps the kernel from talking IPv6 by itself on the device, and lets
+// packets from it reach 127.0.0.0/8 when a target is there. The reverse path
+// filter needs nothing: each source address has its route through the device.
+func (d *device) setSysctls(cfg *Config) error {
+	if ipv6Enabled() {
+		v6 := false
+		for _, p := range cfg.Pool {
+			v6 = v6 || p.Addr().Is6()
+		}
+		settings := [][2]string{{"accept_ra", "0"}, {"autoconf", "0"}, {"addr_gen_mode", "1"}, {"router_solicitations", "0"}}
+		if !v6 {
+			settings = [][2]string{{"disable_ipv6", "1"}}
+		}
+		for _, s := range settings {
+			if err := d.sysctl("ipv6", s[0], s[1]); err != nil {
+				return err
+			}
+		}
+	}
+	if cfg.Loopback {
+		return d.sysctl("ipv4", "route_localnet", "1")
+	}
+	return nil
+}
+
+func (d *device) sysctl(family, key, value string) error {
+	path := "/proc/sys/net/" + family + "/conf/" + d.name + "/" + key
+	if err := os.WriteFile(path, []byte(value), 0); err != nil {
+		return fmt.Errorf("set sysctl: %w", err)
+	}
+	return nil
+}
+
+// addRoute adds the connected route of one prefix. The device has no address of
+// its own: it would only add more routes, and nobody asks for one.
+func addRoute(link netlink.Link, p netip.Prefix) error {
+	p = p.Masked()
+	dst := &net.IPNet{IP: p.Addr().AsSlice(), Mask: net.CIDRMask(p.Bits(), p.Addr().BitLen())}
+	r := &netlink.Route{LinkIndex: link.Attrs().Index, Dst: dst, Protocol: unix.RTPROT_KERNEL}
+	if p.Addr().Is4() {
+		r.Scope = netlink.SCOPE_LINK
+	}
+	return netlink.RouteAdd(r)
+}
+
+func ipv6Enabled() bool {
+	b, err := os.ReadFile("/proc/sys/net/ipv6/conf/all/disable_ipv6")
+	return err == nil && len(b) > 0 && b[0] == '0'
+}

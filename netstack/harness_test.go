@@ -1,0 +1,189 @@
+package netstack
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/netip"
+	"os"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"gvisor.dev/gvisor/pkg/refs"
+
+	"flowtwin/internal/testnet"
+)
+
+func TestMain(m *testing.M) {
+	refs.SetLeakMode(refs.LeaksPanic)
+	code := m.Run()
+	refs.DoLeakCheck()
+	os.Exit(code)
+}
+
+// deadline ends a test that waits for what does not come.
+const deadline = 20 * time.Second
+
+// host is a namespace with a Net in it and addresses for targets.
+type host struct {
+	ns  *testnet.NS
+	net *Net
+}
+
+// open makes a namespace with targets 10.9.0.1 and fd09::1, and a Net in it.
+func open(t testing.TB, cfg Config) *host {
+	t.Helper()
+	h := &host{ns: testnet.New(t, "netstack")}
+	for _, a := range []string{"10.9.0.1/24", "fd09::1/64"} {
+		if err := h.ns.AddAddr("lo", a); err != nil {
+			t.Fatal(err)
+		}
+	}
+	h.open(t, cfg)
+	return h
+}
+
+func (h *host) open(t testing.TB, cfg Config) {
+	t.Helper()
+	if cfg.Log == nil {
+		cfg.Log = slog.New(slog.NewTextHandler(t.Output(), nil))
+	}
+	var err error
+	h.ns.Do(func() { h.net, err = Open(cfg) })
+	if err != nil {
+		t.Fatal(err)
+	}
+	n := h.net
+	t.Cleanup(func() {
+		if err := n.Close(); err != nil {
+			t.Errorf("close: %v", err)
+		}
+		if s := n.Stats(); s.TunDropped != 0 {
+			t.Errorf("%d packets dropped before the TUN", s.TunDropped)
+		}
+	})
+}
+
+// serve accepts at addr inside the namespace, and runs f for each connection.
+func (h *host) serve(t testing.TB, addr string, f func(*net.TCPConn)) netip.AddrPort {
+	t.Helper()
+	var l net.Listener
+	var err error
+	h.ns.Do(func() { l, err = new(net.ListenConfig).Listen(context.Background(), "tcp", addr) })
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { l.Close() })
+	go func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			go f(c.(*net.TCPConn))
+		}
+	}()
+	return netip.MustParseAddrPort(l.Addr().String())
+}
+
+// echo is a server that returns what it gets until the client's FIN.
+func echo(c *net.TCPConn) {
+	io.Copy(c, c)
+	c.Close()
+}
+
+func client(i int) netip.AddrPort {
+	return netip.AddrPortFrom(netip.AddrFrom4([4]byte{192, 0, byte(2 + i>>16), byte(i >> 8)}), uint16(2000+i%60000))
+}
+
+// dial acquires a tuple for client and dials on its stack.
+func (h *host) dial(t testing.TB, client, target netip.AddrPort, user uint64) *Conn {
+	t.Helper()
+	l, err := h.net.Acquire(client, target.Addr().Is6())
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, err := h.net.Stack(l.Shard).Dial(l, target, user)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return c
+}
+
+// await runs the stacks' owner until cond holds: what a conn's session says is
+// called at each of its events.
+func (h *host) await(t testing.TB, what string, cond func() bool) {
+	t.Helper()
+	end := time.After(deadline)
+	poll := time.NewTicker(10 * time.Millisecond) // several stacks, one owner
+	defer poll.Stop()
+	var ready []*Conn
+	for {
+		for i := range h.net.Shards() {
+			ready = h.net.Stack(i).Ready(ready[:0])
+			for _, c := range ready {
+				if f, ok := c.Session.(func(*Conn)); ok {
+					f(c)
+				}
+			}
+		}
+		if cond() {
+			return
+		}
+		select {
+		case <-h.net.Stack(0).Wake():
+		case <-poll.C:
+		case <-end:
+			t.Fatalf("waited in vain for %s; stats %+v", what, h.net.Stats())
+		}
+	}
+}
+
+// awaitState waits until c is in state want.
+func (h *host) awaitState(t testing.TB, c *Conn, want State) {
+	t.Helper()
+	h.await(t, fmt.Sprintf("state %v (now %v)", want, c.State()), func() bool { return c.State() == want })
+}
+
+// awaitEmpty waits until all conns are forgotten.
+func (h *host) awaitEmpty(t testing.TB) {
+	t.Helper()
+	h.await(t, "empty stacks", func() bool {
+		n := 0
+		for i := range h.net.Shards() {
+			n += h.net.Stack(i).Len()
+		}
+		return n == 0
+	})
+}
+
+// snmp returns a counter of the namespace's kernel.
+func (h *host) snmp(t testing.TB, proto, name string) int {
+	t.Helper()
+	var names []string
+	for line := range strings.Lines(h.ns.Run(t, "cat", "/proc/net/snmp")) {
+		f := strings.Fields(line)
+		if f[0] != proto+":" {
+			continue
+		}
+		if names == nil {
+			names = f
+			continue
+		}
+		for i := range names {
+			if names[i] == name {
+				n, err := strconv.Atoi(f[i])
+				if err != nil {
+					t.Fatal(err)
+				}
+				return n
+			}
+		}
+	}
+	t.Fatalf("no counter %s %s", proto, name)
+	return 0
+}

@@ -1,0 +1,220 @@
+// Package netstack runs the responder's TCP clients: gVisor stacks whose packets
+// enter the host through a TUN device, under outward addresses out of a pool.
+//
+// A packet's way, and the files in its order:
+//
+//	Conn.Write ▶ gVisor ▶ linkEndpoint ▶ out: translate ▶ TUN ▶ kernel ▶ target
+//	Ready ◀ gVisor ◀ linkEndpoint ◀ reader: tap, translate ◀ TUN ◀ kernel ◀ target
+//
+// A shard is one Stack: one gVisor stack, one TUN queue with its reader, one
+// writer, and the goroutine of the owner, which calls the Conns. Inside a stack
+// all sessions share a handful of addresses; the outward address, by which the
+// target knows the session, is put on at the TUN (see path.go). An allocator
+// leases outward tuples and keeps them unused until the target has forgotten them.
+//
+// It is the only importer of gVisor and of wireguard/tun. All it changes on the
+// host is the device and the routes of the pool, which vanish with the process.
+package netstack
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"sync"
+	"time"
+
+	"flowtwin/internal/packet"
+)
+
+// Config configures Open. The zero value of a field is its default.
+type Config struct {
+	Name     string         // of the device, default flowtwin%d
+	Pool     []netip.Prefix // outward client addresses, default 198.18.0.0/15 and, where the host has IPv6, 2001:2::/48
+	Shards   int            // stacks, each with a TUN queue; default 1
+	MTU      int            // default 65535; below 1280 IPv6 does not work
+	Loopback bool           // a target is in 127.0.0.0/8: set route_localnet on the device
+	Log      *slog.Logger   // default: discard
+}
+
+// Defaults of Config.
+const (
+	DefaultName = "flowtwin%d"
+	DefaultMTU  = 65535
+)
+
+// DefaultPool returns the ranges set aside for benchmarks (RFC 2544, RFC 5180),
+// which no network routes.
+func DefaultPool() []netip.Prefix {
+	return []netip.Prefix{netip.MustParsePrefix("198.18.0.0/15"), netip.MustParsePrefix("2001:2::/48")}
+}
+
+// A Net is the TUN device and its stacks.
+type Net struct {
+	cfg     Config
+	device  *device
+	alloc   *allocator
+	stacks  []*Stack
+	readers []*reader
+	began   time.Time
+
+	stop    chan struct{}
+	workers sync.WaitGroup
+	closed  sync.Once
+	err     error
+}
+
+// Open checks everything (capability, /dev/net/tun, overlap of the pool with
+// existing routes), then makes the device, sets it up by netlink, and starts the
+// stacks. Errors say what to do.
+func Open(cfg Config) (*Net, error) {
+	if err := cfg.fill(); err != nil {
+		return nil, err
+	}
+	v4, v6, err := newPools(cfg.Pool)
+	if err != nil {
+		return nil, err
+	}
+	if err := checkHost(&cfg); err != nil {
+		return nil, err
+	}
+	// Nothing above changes the host.
+	n := &Net{cfg: cfg, began: time.Now(), stop: make(chan struct{})}
+	n.alloc = newAllocator(v4, v6, cfg.Shards, n.now)
+	old, err := occupyOldTuples(n.alloc)
+	if err != nil {
+		return nil, err
+	}
+	if n.device, err = openDevice(&cfg); err != nil {
+		return nil, err
+	}
+	for i := range cfg.Shards {
+		s, err := newStack(n, i)
+		if err != nil {
+			return nil, errors.Join(err, n.Close())
+		}
+		n.stacks = append(n.stacks, s)
+		n.readers = append(n.readers, newReader(n, n.device.queues[i].File()))
+	}
+	for i := range n.stacks {
+		n.workers.Go(func() { n.stacks[i].out.run(n.stop) })
+		n.workers.Go(n.readers[i].run)
+	}
+	cfg.Log.Info("TUN device is up", "iface", n.device.name, "pool", cfg.Pool, "shards", cfg.Shards, "mtu", cfg.MTU, "old_tuples", old)
+	return n, nil
+}
+
+// fill validates the configuration and puts the defaults in.
+func (c *Config) fill() error {
+	if c.Name == "" {
+		c.Name = DefaultName
+	}
+	if len(c.Pool) == 0 {
+		if c.Pool = DefaultPool(); !ipv6Enabled() {
+			c.Pool = c.Pool[:1]
+		}
+	}
+	for _, p := range c.Pool {
+		if p.Addr().Is6() && !ipv6Enabled() {
+			return fmt.Errorf("pool %v: IPv6 is switched off on this host", p)
+		}
+	}
+	if c.Shards == 0 {
+		c.Shards = 1
+	}
+	if c.Shards < 1 || c.Shards > maxQueues {
+		return fmt.Errorf("shards %d: must be 1 to %d", c.Shards, maxQueues)
+	}
+	if c.MTU == 0 {
+		c.MTU = DefaultMTU
+	}
+	if c.MTU < 576 || c.MTU > DefaultMTU {
+		return fmt.Errorf("MTU %d: must be 576 to %d", c.MTU, DefaultMTU)
+	}
+	if c.Log == nil {
+		c.Log = slog.New(slog.DiscardHandler)
+	}
+	return nil
+}
+
+func (n *Net) now() time.Duration { return time.Since(n.began) }
+
+// Name returns the name of the device.
+func (n *Net) Name() string { return n.device.name }
+
+// Stack returns stack i.
+func (n *Net) Stack(i int) *Stack { return n.stacks[i] }
+
+// Shards returns how many stacks there are.
+func (n *Net) Shards() int { return len(n.stacks) }
+
+// Acquire leases the outward address for an online client: the pool address is
+// stable per client address, the port is the client's where free. v6 says which
+// family the target has. Any goroutine.
+func (n *Net) Acquire(client netip.AddrPort, v6 bool) (Lease, error) {
+	client = netip.AddrPortFrom(client.Addr().Unmap(), client.Port())
+	l, err := n.alloc.acquire(client, v6)
+	if err != nil {
+		return Lease{}, fmt.Errorf("client %v: %w", client, err)
+	}
+	return l, nil
+}
+
+// Release gives back a lease that no Dial has taken over. Any goroutine.
+func (n *Net) Release(l Lease) { n.alloc.release(l.key) }
+
+// Close resets what is open, stops the stacks and removes the device. The owners
+// of the stacks must have stopped using them. Further calls return the same.
+func (n *Net) Close() error {
+	n.closed.Do(func() {
+		for _, s := range n.stacks {
+			s.close()
+		}
+		close(n.stop)
+		n.err = n.device.close()
+		n.workers.Wait()
+	})
+	return n.err
+}
+
+// CheckTarget says why a target cannot be dialled, or nil: for a configuration
+// to be refused at start.
+func (n *Net) CheckTarget(target netip.AddrPort) error {
+	ip := target.Addr().Unmap()
+	switch {
+	case !target.IsValid() || target.Port() == 0:
+		return fmt.Errorf("%w: %v is not an address and port", ErrTarget, target)
+	case ip.IsUnspecified() || ip.IsMulticast():
+		return fmt.Errorf("%w: %v is not the address of a host", ErrTarget, ip)
+	case ip.Is6() && ip.IsLoopback():
+		return fmt.Errorf("%w: Linux refuses packets to ::1 from other devices; let the server listen on 127.0.0.1 or another address", ErrTarget)
+	case ip.Is6() && ip.IsLinkLocalUnicast():
+		return fmt.Errorf("%w: %v is valid on one link only", ErrTarget, ip)
+	case ip.IsLoopback() && !n.cfg.Loopback:
+		return fmt.Errorf("%w: %v needs the Loopback setting", ErrTarget, ip)
+	case n.alloc.pool(ip.Is6()).size == 0:
+		return fmt.Errorf("%w: the pool has no address of the family of %v", ErrTarget, ip)
+	}
+	return nil
+}
+
+func (n *Net) checkTarget(l Lease, target netip.AddrPort) error {
+	if err := n.CheckTarget(target); err != nil {
+		return err
+	}
+	if l.key.v6() != target.Addr().Is6() {
+		return fmt.Errorf("%w: the lease %v is of the other family", ErrTarget, l.Client)
+	}
+	return nil
+}
+
+// outwardKey returns the tuple that a packet of the target is addressed to.
+func (n *Net) outwardKey(b []byte, v *packet.View) (tupleKey, bool) {
+	if b[0]>>4 == 4 {
+		index, ok := n.alloc.v4.indexOf4(binary.BigEndian.Uint32(b[16:]))
+		return newKey(false, index, v.DstPort), ok
+	}
+	index, ok := n.alloc.v6.indexOf(netip.AddrFrom16([16]byte(b[24:40])))
+	return newKey(true, index, v.DstPort), ok
+}

@@ -1,0 +1,183 @@
+package netstack
+
+import (
+	"encoding/binary"
+	"errors"
+	"io"
+	"log/slog"
+	"net/netip"
+	"os"
+	"sync/atomic"
+	"time"
+
+	"gvisor.dev/gvisor/pkg/buffer"
+	"gvisor.dev/gvisor/pkg/tcpip/network/ipv4"
+	"gvisor.dev/gvisor/pkg/tcpip/network/ipv6"
+	"gvisor.dev/gvisor/pkg/tcpip/stack"
+
+	"flowtwin/internal/packet"
+)
+
+// A reader takes the target's packets from one TUN queue to the stack of their
+// session, which may be any: the kernel chooses the queue.
+//
+// Only the headers are read. The payload ends in the stack, which counts it and
+// throws it away, so the kernel is not asked for it (a read with a short buffer
+// drops the rest), and the stack is shown as many bytes of a block of zeros that
+// all packets share. This is why absorbing costs the same for 1 byte and 64 KiB.
+type reader struct {
+	net  *Net
+	tun  io.ReadWriter // one packet for each Read and Write
+	log  *slog.Logger
+	void *buffer.View // zeros, shared by all payloads
+	view packet.View
+
+	packets, bytes, strays atomic.Uint64
+}
+
+const voidSize = 1 << 16
+
+func newReader(n *Net, tun io.ReadWriter) *reader {
+	return &reader{net: n, tun: tun, log: n.cfg.Log, void: buffer.NewViewSize(voidSize)}
+}
+
+// run reads until the queue is closed.
+func (r *reader) run() {
+	defer r.void.Release()
+	buf := make([]byte, virtioHdr+maxHeaders)
+	for {
+		n, err := r.tun.Read(buf)
+		switch {
+		case err == nil:
+		case errors.Is(err, os.ErrClosed):
+			return
+		default:
+			r.log.Error("reading from the TUN device ended", "err", err)
+			return
+		}
+		if n > virtioHdr {
+			r.take(buf[virtioHdr:n], time.Now().UnixNano())
+		}
+	}
+}
+
+// take handles one packet, of which the first maxHeaders bytes are at b.
+func (r *reader) take(b []byte, now int64) {
+	r.packets.Add(1)
+	v := &r.view
+	if v.Parse(b, len(b)) != packet.OK {
+		if b[0]>>4 != 6 || len(b) < ip6Header || b[24] != 0xff { // IPv6 multicast: the kernel's own
+			r.strays.Add(1)
+		}
+		return
+	}
+	r.bytes.Add(uint64(len(v.Headers) + v.PayloadLen))
+	key, ok := r.net.outwardKey(b, v)
+	if !ok {
+		r.strays.Add(1)
+		return
+	}
+	s := r.net.stacks[key.shard(len(r.net.stacks))]
+	c := s.outward.find(key)
+	if c == nil || !c.path.from(srcOf(b), v.SrcPort) {
+		r.strays.Add(1)
+		if v.Flags.Has(packet.FIN|packet.ACK) && !v.Flags.Has(packet.RST) {
+			r.answerFIN(b, v)
+		}
+		return
+	}
+	if s.tap != nil {
+		s.tap(c.User, now, v.Headers, v.PayloadLen)
+	}
+	c.received(v, now)
+	r.inject(s, c)
+}
+
+// received notes what a packet of the target says about the conn.
+func (c *Conn) received(v *packet.View, now int64) {
+	if v.Flags.Has(packet.SYN) {
+		if v.Flags.Has(packet.ACK) {
+			c.openAt.CompareAndSwap(0, now)
+		}
+		return
+	}
+	if v.PayloadLen > 0 || v.Flags.Has(packet.FIN) {
+		c.unacked.Add(1)
+	}
+	if !v.Flags.Has(packet.ACK) {
+		return
+	}
+	for {
+		acked := c.acked.Load()
+		d := int64(int32(uint32(v.Ack) - (c.iss.Load() + 1 + uint32(acked))))
+		if d <= 0 || acked+uint64(d) > c.sent.Load() {
+			return // nothing new, or of another connection
+		}
+		if c.acked.CompareAndSwap(acked, acked+uint64(d)) {
+			return
+		}
+	}
+}
+
+// inject shows the parsed packet to the stack as the session knows it.
+func (r *reader) inject(s *Stack, c *Conn) {
+	v := &r.view
+	hdr := buffer.NewViewWithData(v.Headers)
+	tcpAt := len(v.Headers) - tcpHeader - len(v.Options)
+	inward(hdr.AsSlice(), tcpAt, c.path.v6, c.slot)
+	b := buffer.MakeWithView(hdr)
+	for left := v.PayloadLen; left > 0; left -= voidSize {
+		part := r.void.Clone()
+		part.CapLength(min(left, voidSize))
+		if err := b.Append(part); err != nil {
+			b.Release()
+			return
+		}
+	}
+	pkt := stack.NewPacketBuffer(stack.PacketBufferOptions{Payload: b})
+	if c.path.v6 {
+		s.link.deliver(ipv6.ProtocolNumber, pkt)
+	} else {
+		s.link.deliver(ipv4.ProtocolNumber, pkt)
+	}
+}
+
+// answerFIN acknowledges a FIN to a tuple without a session: the session has
+// ended, its last ACK was lost, and the target asks again. This is all that is
+// left of TIME_WAIT here.
+func (r *reader) answerFIN(b []byte, v *packet.View) {
+	ack := uint32(v.Seq) + uint32(v.SegLen())
+	ipLen := len(v.Headers) - tcpHeader - len(v.Options)
+	out, in := netip.AddrPortFrom(v.Dst.Netip(), v.DstPort), netip.AddrPortFrom(v.Src.Netip(), v.SrcPort)
+	p := newPath(out, in)
+	var reply [virtioHdr + ip6Header + tcpHeader]byte
+	ip := reply[virtioHdr:]
+	if p.v6 {
+		ipLen = ip6Header
+		ip[0], ip[6], ip[7] = 6<<4, protoTCP, 64
+		binary.BigEndian.PutUint16(ip[4:], tcpHeader)
+	} else {
+		ipLen = ip4Header
+		ip[0], ip[8], ip[9] = 4<<4|5, 64, protoTCP
+		binary.BigEndian.PutUint16(ip[2:], ip4Header+tcpHeader)
+	}
+	t := ip[ipLen:]
+	binary.BigEndian.PutUint16(t[2:], v.SrcPort)
+	binary.BigEndian.PutUint32(t[4:], uint32(v.Ack))
+	binary.BigEndian.PutUint32(t[8:], ack)
+	t[12], t[13] = tcpHeader/4<<4, byte(packet.ACK)
+	binary.BigEndian.PutUint16(t[14:], 1<<16-1)
+	p.outward(ip[:ipLen+tcpHeader])
+	putVirtio(reply[:], p.v6, ipLen+tcpHeader, ipLen, 0, 0)
+	if _, err := r.tun.Write(reply[:virtioHdr+ipLen+tcpHeader]); err != nil {
+		r.log.Debug("answering a FIN", "err", err)
+	}
+}
+
+// srcOf returns the source address of an IP packet.
+func srcOf(b []byte) []byte {
+	if b[0]>>4 == 4 {
+		return b[12:16]
+	}
+	return b[8:24]
+}

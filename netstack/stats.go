@@ -1,0 +1,28 @@
+package netstack
+
+// Stats of the whole Net.
+type Stats struct {
+	TunPacketsIn, TunPacketsOut uint64 // in: from the target
+	TunBytesIn, TunBytesOut     uint64 // IP packets, the payload of absorbed ones included
+	TunDropped                  uint64 // packets to the target that found the queue full or the device refusing
+	Strays                      uint64 // packets of the target that belong to no session
+	TuplesInUse, TuplesWaiting  int    // waiting: within TIME_WAIT
+	TuplesRefused, TuplesMoved  uint64 // moved: client's port was taken, or its address exhausted
+}
+
+// Stats returns the counters now. Any goroutine.
+func (n *Net) Stats() Stats {
+	var s Stats
+	for _, r := range n.readers {
+		s.TunPacketsIn += r.packets.Load()
+		s.TunBytesIn += r.bytes.Load()
+		s.Strays += r.strays.Load()
+	}
+	for _, st := range n.stacks {
+		s.TunPacketsOut += st.out.packets.Load()
+		s.TunBytesOut += st.out.bytes.Load()
+		s.TunDropped += st.out.dropped.Load() + st.out.failed.Load()
+	}
+	n.alloc.addStats(&s)
+	return s
+}
