@@ -46,7 +46,7 @@ type filter struct {
 	*program
 	spec filterSpec
 
-	drop           label
+	keep, drop     label
 	match4, match6 label // address and port in scratch memory
 	addr4, addr6   label // the address alone: a fragment, or extension headers
 }
@@ -56,7 +56,7 @@ type filter struct {
 func (s filterSpec) build() ([]bpf.Instruction, error) {
 	p := newProgram()
 	f := &filter{
-		program: p, spec: s, drop: p.label(),
+		program: p, spec: s, keep: p.label(), drop: p.label(),
 		match4: p.label(), match6: p.label(), addr4: p.label(), addr6: p.label(),
 	}
 	f.interfaces()
@@ -71,6 +71,10 @@ func (s filterSpec) build() ([]bpf.Instruction, error) {
 
 	f.list4()
 	f.list6()
+	// The returns stand last. The kernel's check that scratch memory is written
+	// before it is read does not see that a program ends at a return.
+	f.place(f.keep)
+	f.emit(bpf.LoadScratch{Dst: bpf.RegA, N: slotKeep}, bpf.RetA{})
 	f.place(f.drop)
 	f.emit(bpf.RetConstant{Val: 0})
 	return f.finish()
@@ -240,7 +244,6 @@ func (f *filter) list(match, addr label, words func(netip.Addr) []uint32) {
 			ports[a] = append(ports[a], uint32(m.Port))
 		}
 	}
-	keep := f.label()
 
 	f.place(match)
 	for _, a := range addrs {
@@ -248,7 +251,7 @@ func (f *filter) list(match, addr label, words func(netip.Addr) []uint32) {
 		f.compare(words(a), other)
 		f.emit(bpf.LoadScratch{Dst: bpf.RegA, N: slotPort})
 		for _, port := range ports[a] {
-			f.jumpIf(bpf.JumpEqual, port, keep)
+			f.jumpIf(bpf.JumpEqual, port, f.keep)
 		}
 		f.place(other)
 	}
@@ -256,7 +259,7 @@ func (f *filter) list(match, addr label, words func(netip.Addr) []uint32) {
 		f.oursOnly()
 		f.emit(bpf.LoadScratch{Dst: bpf.RegA, N: slotPort})
 		for _, port := range anyPorts {
-			f.jumpIf(bpf.JumpEqual, port, keep)
+			f.jumpIf(bpf.JumpEqual, port, f.keep)
 		}
 	}
 	f.jump(f.drop)
@@ -265,16 +268,15 @@ func (f *filter) list(match, addr label, words func(netip.Addr) []uint32) {
 	for _, a := range addrs {
 		other := f.label()
 		f.compare(words(a), other)
-		f.jump(keep)
+		f.jump(f.keep)
 		f.place(other)
 	}
 	if len(anyPorts) == 0 {
 		f.jump(f.drop)
-	} else {
-		f.oursOnly()
+		return
 	}
-	f.place(keep)
-	f.emit(bpf.LoadScratch{Dst: bpf.RegA, N: slotKeep}, bpf.RetA{})
+	f.oursOnly()
+	f.jump(f.keep)
 }
 
 // compare goes to other unless the address in scratch memory is words.

@@ -79,8 +79,8 @@ func (s *Set) openSockets() (socks []*socket, err error) {
 	if s.bound() {
 		ifindex = s.ifs[0].index
 	}
-	group := 0
-	for range s.cfg.Rings {
+	group := 0 // also a valid one
+	for i := range s.cfg.Rings {
 		sock, err := openSocket(s.cfg)
 		if err != nil {
 			return socks, err
@@ -94,10 +94,15 @@ func (s *Set) openSockets() (socks []*socket, err error) {
 		if err := sock.bind(ifindex); err != nil {
 			return socks, fmt.Errorf("capture: bind to %v: %w", s.cfg.Interfaces, err)
 		}
-		if s.cfg.Rings > 1 {
-			if group, err = sock.join(group); err != nil {
-				return socks, err
-			}
+		switch {
+		case s.cfg.Rings == 1:
+		case i == 0:
+			group, err = sock.found()
+		default:
+			err = sock.join(group)
+		}
+		if err != nil {
+			return socks, err
 		}
 	}
 	for _, sock := range socks {

@@ -30,7 +30,7 @@ type socket struct {
 
 	poll  func(uintptr) bool // s.look, made once because it would be allocated each time
 	looks int                // in the present wait
-	found bool
+	got   bool
 	fault error
 }
 
@@ -103,22 +103,28 @@ func (s *socket) bind(ifindex int) error {
 	return nil
 }
 
-// join makes the socket a member of the fanout group, or founds one when group
-// is 0, and returns the group. The kernel then gives each packet to one of the
-// group, by a hash that is the same for both directions of a flow.
-func (s *socket) join(group int) (int, error) {
-	arg := unix.PACKET_FANOUT_HASH<<16 | group
-	if group == 0 {
-		arg |= unix.PACKET_FANOUT_FLAG_UNIQUEID << 16
-	}
-	if err := unix.SetsockoptInt(s.fd, unix.SOL_PACKET, unix.PACKET_FANOUT, arg); err != nil {
-		return 0, fmt.Errorf("capture: join fanout group %d: %w", group, err)
+// found makes the socket the first member of a new fanout group, and returns the
+// group. The kernel gives each packet to one member, by a hash that is the same
+// for both directions of a flow.
+func (s *socket) found() (group int, err error) {
+	if err := s.fanout((unix.PACKET_FANOUT_HASH | unix.PACKET_FANOUT_FLAG_UNIQUEID) << 16); err != nil {
+		return 0, err
 	}
 	v, err := unix.GetsockoptInt(s.fd, unix.SOL_PACKET, unix.PACKET_FANOUT)
 	if err != nil {
 		return 0, fmt.Errorf("capture: read fanout group: %w", err)
 	}
 	return v & 0xffff, nil
+}
+
+// join makes the socket a member of a group.
+func (s *socket) join(group int) error { return s.fanout(unix.PACKET_FANOUT_HASH<<16 | group) }
+
+func (s *socket) fanout(arg int) error {
+	if err := unix.SetsockoptInt(s.fd, unix.SOL_PACKET, unix.PACKET_FANOUT, arg); err != nil {
+		return fmt.Errorf("capture: share packets between rings (PACKET_FANOUT %#x): %w", arg, err)
+	}
+	return nil
 }
 
 // setDeadline says when wait ends without a block.
@@ -137,17 +143,17 @@ func (s *socket) wake() {
 
 // wait waits for a block until the deadline.
 func (s *socket) wait() (bool, error) {
-	s.looks, s.found, s.fault = 0, false, nil
+	s.looks, s.got, s.fault = 0, false, nil
 	err := s.raw.Read(s.poll)
 	if err != nil && !errors.Is(err, os.ErrDeadlineExceeded) {
 		return false, fmt.Errorf("capture: wait: %w", err)
 	}
-	return s.found, s.fault
+	return s.got, s.fault
 }
 
 // look takes a block if there is one, and reports whether the wait is over.
 func (s *socket) look(uintptr) bool {
-	if s.found = s.blocks.take(); s.found {
+	if s.got = s.blocks.take(); s.got {
 		return true
 	}
 	if s.looks++; s.looks == 1 {

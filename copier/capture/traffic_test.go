@@ -2,6 +2,7 @@ package capture
 
 import (
 	"bytes"
+	"net"
 	"strings"
 	"testing"
 
@@ -195,19 +196,11 @@ func TestLocalClientIsCapturedOnce(t *testing.T) {
 func TestStrangersArePassedOver(t *testing.T) {
 	client, server := pair(t)
 	tp := startTap(t, openIn(t, server, Config{Matches: []Match{{Port: 80}}}))
-	link := rawLink(t, client, "eth0")
-	stranger := frame(t, "10.9.0.1:999", "10.9.0.77:80", nil)
-	copy(stranger, []byte{2, 0, 0, 0, 0, 7}) // its own MAC address
-	link.send(stranger)
-	link.send(frame(t, "10.9.0.1:1000", "10.9.0.2:80", nil))
+	in := rawLink(t, client, "eth0", server)
+	in.sendTo(net.HardwareAddr{2, 0, 0, 0, 0, 7}, tcp("10.9.0.1:999", "10.9.0.77:80", []byte("x")))
+	in.send(tcp("10.9.0.1:1000", "10.9.0.2:80", []byte("x")))
 
-	all := tp.until(t, func(all []taken) string {
-		if len(all) == 0 {
-			return "no packet"
-		}
-		return ""
-	})
-	for _, p := range all {
+	for _, p := range tp.until(t, seen(1)) {
 		if p.view.SrcPort == 999 || p.view.DstPort == 999 {
 			t.Error("captured a packet to another host")
 		}
