@@ -11,3 +11,6 @@ func StoreFootprint(st *Store) int {
 	}
 	return n
 }
+
+// StoreNodes returns how many nodes st has made.
+func StoreNodes(st *Store) int { return len(st.nodes) - 1 }
