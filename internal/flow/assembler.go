@@ -130,21 +130,19 @@ func (a *Assembler) addSlow(st *Store, seq packet.Seq, payload []byte, m Meta) (
 	return nil, Old
 }
 
+// queue returns a's queue, or queue 0, which stays empty, when nothing is stored.
 func (a *Assembler) queue(st *Store) *queue { return &st.queues[a.state-firstQueue+1] }
 
 // store copies p into the store, or reports that there is no room.
 func (a *Assembler) store(st *Store, p *piece, m Meta) bool {
+	if !st.room(a.queue(st), len(p.data)) {
+		return false
+	}
 	if a.state == nothingStored {
-		if !st.room(&queue{}, len(p.data)) {
-			return false
-		}
 		a.state = st.queue() + firstQueue - 1
 		a.queue(st).since = m.Time
 	}
 	q := a.queue(st)
-	if !st.room(q, len(p.data)) {
-		return false
-	}
 	id := st.node(q, len(p.data))
 	n := &st.nodes[id]
 	n.seq, n.meta = p.seq, m

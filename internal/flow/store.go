@@ -12,9 +12,9 @@ import (
 // ahead of a gap. Each flow has its own queue in it, reached through the flow's
 // [Assembler].
 //
-// Memory. A Store never holds more than its budget, buffers kept for reuse
-// included; one flow may take a quarter of it, so that no single client can
-// starve the others.
+// Memory. Segments, their bookkeeping and the buffers kept for reuse stay within
+// the budget; beside it there is one segment of working space. One flow may take
+// a quarter of what segments may, so that no single client can starve the others.
 //
 // A Store is not safe for concurrent use.
 type Store struct {
@@ -27,7 +27,7 @@ type Store struct {
 	freeNode uint32                      // chained by next[0]
 	queues   []queue                     // 0 is no queue
 	freeQ    uint32                      // chained by first[0]
-	scratch  []byte
+	scratch  []byte                      // a segment put together from several
 	rnd      *rand.PCG
 
 	segments, bytes int

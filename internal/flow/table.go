@@ -181,7 +181,9 @@ func (t *Table[T]) Free(slot uint32) {
 	t.used--
 }
 
-// At returns the record of slot, which is in use; the pointer is good until Free.
+// At returns the record of slot; the pointer is good until Free. Of a slot that
+// was used once and is free, it is the record as Free found it: code that sweeps
+// by number can keep its own mark there. Other slots it must not be asked for.
 func (t *Table[T]) At(slot uint32) *T { return &t.at(slot).value }
 
 // Tuple returns the tuple that slot was inserted for.
