@@ -1,7 +1,6 @@
 package capture
 
 import (
-	"errors"
 	"os"
 	"sync"
 	"sync/atomic"
@@ -13,25 +12,23 @@ import (
 // A Ring is read by one goroutine, which calls Next, Packet and Release. The
 // other methods are for any goroutine.
 type Ring struct {
+	sock *socket
+
 	// lease is held by the reader inside Next and for as long as it has a block,
-	// and by close, which so waits for the reader before it frees the memory.
+	// and by free, which so waits for the reader before it frees the memory.
 	lease sync.Mutex
-	held  bool    // the reader has a block
-	own   *socket // the one the reader walks
-	match matcher
+	held  bool    // lease: the reader has a block
+	match matcher // lease
 
 	closed atomic.Bool
 	woken  atomic.Bool
 
-	mu   sync.Mutex
-	sock *socket // mu; the one that receives; the reader is going to take it over
-	past Stats   // mu; all that was read from the kernel
-	// retired (mu) are sockets replaced that the reader may still be walking.
-	retired []*socket
+	mu   sync.Mutex // of what others than the reader do with sock
+	past Stats      // mu; all that was read from the kernel
 }
 
 func newRing(s *socket, matches []Match) *Ring {
-	return &Ring{own: s, sock: s, match: matcher{matches: matches}}
+	return &Ring{sock: s, match: matcher{matches: matches}}
 }
 
 // Next releases the block it returned before and waits for the next one: true
@@ -40,7 +37,7 @@ func newRing(s *socket, matches []Match) *Ring {
 // returns os.ErrClosed once the set is closed.
 func (r *Ring) Next(timeout time.Duration) (bool, error) {
 	if r.held {
-		r.own.blocks.release()
+		r.sock.blocks.release()
 		r.held = false
 	} else if !r.lease.TryLock() {
 		if r.closed.Load() {
@@ -59,7 +56,7 @@ func (r *Ring) Next(timeout time.Duration) (bool, error) {
 // does not call Next again calls Release, or Close waits for it for ever.
 func (r *Ring) Release() {
 	if r.held {
-		r.own.blocks.release()
+		r.sock.blocks.release()
 		r.held = false
 		r.lease.Unlock()
 	}
@@ -70,24 +67,21 @@ func (r *Ring) take(timeout time.Duration) (bool, error) {
 	if r.closed.Load() {
 		return false, os.ErrClosed
 	}
-	if r.own.blocks.take() {
+	if r.sock.blocks.take() {
 		return true, nil
 	}
 	if timeout <= 0 {
 		return false, nil
 	}
-	if err := r.adopt(); err != nil {
-		return false, err
-	}
 	// The deadline is set before woken is looked at: a Wake that comes later
 	// moves it to the past.
-	if err := r.own.setDeadline(time.Now().Add(timeout)); err != nil {
+	if err := r.sock.setDeadline(time.Now().Add(timeout)); err != nil {
 		return false, err
 	}
 	if r.woken.Swap(false) {
 		return false, nil
 	}
-	ok, err := r.own.wait()
+	ok, err := r.sock.wait()
 	if !ok {
 		r.woken.Store(false)
 	}
@@ -98,7 +92,7 @@ func (r *Ring) take(timeout time.Duration) (bool, error) {
 // It borrows p; what p.Data points to is lent, see [Packet].
 func (r *Ring) Packet(p *Packet) bool {
 	for {
-		info, ok := r.own.blocks.next(p)
+		info, ok := r.sock.blocks.next(p)
 		if !ok {
 			return false
 		}
@@ -148,34 +142,11 @@ func (r *Ring) setFilter(raw []bpf.RawInstruction) error {
 	return r.sock.setFilter(raw)
 }
 
-// replace puts another socket in the place of the ring's, whose interface is
-// gone. The reader still walks the old one's last blocks, then adopts the new.
-func (r *Ring) replace(s *socket) {
+// bind moves the ring to another interface.
+func (r *Ring) bind(ifindex int) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.readStatsLocked()
-	r.woken.Store(true) // before wake, see take
-	r.sock.wake()
-	r.retired = append(r.retired, r.sock)
-	r.sock = s
-}
-
-// adopt makes the socket that receives the reader's. The reader calls it when its
-// old socket has no block.
-func (r *Ring) adopt() error {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	r.own = r.sock
-	return r.closeRetiredLocked()
-}
-
-func (r *Ring) closeRetiredLocked() error {
-	var err error
-	for _, s := range r.retired {
-		err = errors.Join(err, s.close())
-	}
-	r.retired = nil
-	return err
+	return r.sock.bind(ifindex)
 }
 
 // shut makes the reader leave.
@@ -193,5 +164,5 @@ func (r *Ring) free() error {
 	r.lease.Lock() // for good: no reader comes in again
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return errors.Join(r.closeRetiredLocked(), r.sock.close())
+	return r.sock.close()
 }

@@ -59,9 +59,10 @@ func (s *Set) open() error {
 	return nil
 }
 
-// bound reports whether the rings are bound to one interface. Otherwise they
-// receive from all, and the filter picks the interfaces.
-func (s *Set) bound() bool { return len(s.cfg.Interfaces) == 1 }
+// bound reports whether the ring is bound to one interface. Otherwise the rings
+// receive from all, and the filter picks the interfaces: members of a fanout
+// group cannot be bound anew when an interface is removed and made again.
+func (s *Set) bound() bool { return len(s.cfg.Interfaces) == 1 && s.cfg.Rings == 1 }
 
 // openSockets opens a socket for each ring, receiving from the interfaces s.ifs.
 func (s *Set) openSockets() (socks []*socket, err error) {
@@ -171,10 +172,10 @@ func (s *Set) refreshLocked() error {
 	switch {
 	case !s.bound():
 		err = s.refilterLocked()
-	case len(now) == 1 && len(before) == 1 && now[0].index == before[0].index:
-		// It went up or down; the socket stays bound to it.
 	case len(now) == 1:
-		err = s.reopenLocked()
+		// Another interface may have come by that name. Binding to the present one
+		// changes nothing.
+		err = s.rings[0].bind(now[0].index)
 	}
 	if err != nil {
 		s.ifs = before
@@ -193,19 +194,6 @@ func (s *Set) refilterLocked() error {
 		err = errors.Join(err, r.setFilter(raw))
 	}
 	return err
-}
-
-// reopenLocked gives the rings new sockets: the interface is another one by the
-// same name, and sockets of a fanout group cannot be bound again.
-func (s *Set) reopenLocked() error {
-	socks, err := s.openSockets()
-	if err != nil {
-		return err
-	}
-	for i, r := range s.rings {
-		r.replace(socks[i])
-	}
-	return nil
 }
 
 func (s *Set) logChanges(before, now []iface) {

@@ -165,7 +165,7 @@ func (s *socket) look(uintptr) bool {
 		s.fault = fmt.Errorf("capture: read socket error: %w", err)
 		return true
 	}
-	// An interface that is down comes up again, or is replaced.
+	// An interface that is down, or gone, may come back: the set watches for it.
 	if errno != 0 && unix.Errno(errno) != unix.ENETDOWN {
 		s.fault = fmt.Errorf("capture: %w", unix.Errno(errno))
 		return true
