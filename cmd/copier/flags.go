@@ -1,0 +1,165 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/spf13/pflag"
+
+	"flowtwin/copier"
+	"flowtwin/tunnel"
+)
+
+// inviteEnv may hold the invite.
+const inviteEnv = "FLOWTWIN_INVITE"
+
+// options is what the command line says.
+type options struct {
+	config   copier.Config
+	logFile  string
+	pidFile  string
+	json     bool
+	daemon   bool
+	version  bool
+	warnings []string
+}
+
+// raw is the command line before it has been looked into.
+type raw struct {
+	options
+
+	maps       []string
+	server     string
+	inviteFile string
+	pcap       string
+}
+
+// resolver looks up the addresses of names in maps.
+type resolver interface {
+	LookupNetIP(ctx context.Context, network, host string) ([]netip.Addr, error)
+}
+
+// lookupTimeout bounds the look-ups of all names.
+const lookupTimeout = 10 * time.Second
+
+func (r *raw) flags() *pflag.FlagSet {
+	fs := pflag.NewFlagSet("copier", pflag.ContinueOnError)
+	fs.SortFlags = false
+	fs.Usage = func() {}
+	c := &r.config
+	fs.StringArrayVarP(&r.maps, "map", "x", nil, "copy `MAP`: [localIP:]port-targetIP:port[,...]; may be repeated")
+	fs.StringVarP(&r.server, "server", "s", "", "reach the responder at `host[:port]` instead of the invite's address; or the invite itself")
+	fs.StringVar(&r.inviteFile, "invite-file", "", "`FILE` with the responder's invite (otherwise from $"+inviteEnv+")")
+	fs.StringSliceVar(&c.Interfaces, "interface", nil, "capture on `IFACE[,...]` (default: all that are up)")
+	fs.IntVar(&c.Shards, "shards", 0, "capture rings and lanes, `N` (default: one for each CPU, at most 4)")
+	fs.IntVar(&c.Connections, "connections", 1, "QUIC connections, `N`, that the lanes are spread over; for long paths that lose packets")
+	fs.DurationVar(&c.Drain, "drain", 5*time.Second, "how long live flows may go on after SIGINT or SIGTERM")
+	fs.StringVar(&c.ReportFile, "report", "", "write the final ledger as JSON to `FILE`")
+	fs.BoolVarP(&r.daemon, "daemon", "d", false, "run in the background")
+	fs.StringVarP(&r.logFile, "log", "l", "", "log to `FILE` (default: stderr)")
+	fs.StringVarP(&r.pidFile, "pid", "P", "", "write the process id to `FILE`")
+	fs.BoolVar(&r.json, "json", false, "log as JSON")
+	fs.StringVarP(&r.pcap, "input", "i", "", "replay the packets of `FILE` (not in this version)")
+	fs.BoolVar(&r.version, "version", false, "print the version")
+	return fs
+}
+
+// usage is what --help prints.
+func usage() string {
+	return `Usage: copier -x MAP -s HOST --invite-file FILE [flags]
+
+Copies what clients send to this server to a target, live, through the responder
+on the target host. Nothing on this host is changed; needs CAP_NET_RAW.
+
+Examples:
+  copier -x 80-192.168.44.137:80 --invite-file invite
+      port 80 of this host to 192.168.44.137:80, by the responder's invite
+  copier -x 80-10.1.0.9:8080,443-10.1.0.9:8443 -s 10.1.0.9 --invite-file invite
+      two ports; the responder is reached at 10.1.0.9
+  copier -x '[2001:db8::1]:80-[2001:db8:2::7]:80' --interface eth0 --invite-file invite
+      one of this host's addresses only, on one interface
+  copier -x 6379-redis-copy:6379 --invite-file invite -d -l /var/log/copier.log -P /run/copier.pid
+      in the background
+
+A map without a local address stands for all addresses of this host; one with a
+local address goes before it. kill -USR1 prints the status; SIGINT or SIGTERM ends
+the copy and prints the ledger, a second one ends it at once.
+
+Flags:
+` + strings.TrimRight((&raw{}).flags().FlagUsages(), "\n") + "\n"
+}
+
+// parseFlags reads the command line. It looks up names and reads the invite, but
+// changes nothing.
+func parseFlags(args []string, getenv func(string) string, names resolver) (options, error) {
+	var r raw
+	fs := r.flags()
+	if err := fs.Parse(args); err != nil {
+		return r.options, err
+	}
+	switch {
+	case r.version:
+		return r.options, nil
+	case fs.NArg() > 0:
+		return r.options, fmt.Errorf("%q: not a flag; see --help", fs.Arg(0))
+	case fs.Changed("input"):
+		return r.options, errors.New("-i: replaying files comes with a later version; this one copies live traffic")
+	case len(r.maps) == 0:
+		return r.options, errors.New("-x: no map given, such as -x 80-192.168.44.137:80; see --help")
+	case fs.Changed("shards") && r.config.Shards < 1:
+		return r.options, fmt.Errorf("--shards: %d is less than 1", r.config.Shards)
+	case r.config.Connections < 1 || r.config.Connections > tunnel.MaxConnections:
+		return r.options, fmt.Errorf("--connections: %d is not within 1..%d", r.config.Connections, tunnel.MaxConnections)
+	case r.config.Drain < 0:
+		return r.options, fmt.Errorf("--drain: %v is negative", r.config.Drain)
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), lookupTimeout)
+	defer cancel()
+	var err error
+	if r.config.Maps, err = parseMaps(ctx, r.maps, names); err != nil {
+		return r.options, err
+	}
+	return r.options, r.invite(getenv)
+}
+
+// isInvite tells an invite from a host, which may be called flowtwin, by its
+// length too.
+func isInvite(s string) bool {
+	return strings.HasPrefix(s, "flowtwin") && len(s) > 80
+}
+
+// invite finds the invite: in the file, as the argument of -s, or in the
+// environment, in this order.
+func (r *raw) invite(getenv func(string) string) error {
+	text, from := getenv(inviteEnv), inviteEnv
+	if isInvite(r.server) {
+		if r.inviteFile != "" {
+			return errors.New("-s: is an invite, and --invite-file names another; give one of the two")
+		}
+		text, from = r.server, "-s"
+		r.warnings = append(r.warnings, "the invite was given as an argument: others on this host can read it with ps; better --invite-file")
+	} else {
+		r.config.Server = r.server
+	}
+	if r.inviteFile != "" {
+		b, err := os.ReadFile(r.inviteFile)
+		if err != nil {
+			return fmt.Errorf("--invite-file: %w", err)
+		}
+		text, from = string(b), "--invite-file "+r.inviteFile
+	}
+	text = strings.TrimSpace(text)
+	if text == "" {
+		return errors.New("no invite: give the file that the responder wrote with --invite-file, or set " + inviteEnv)
+	}
+	var err error
+	if r.config.Invite, err = tunnel.ParseInvite(text); err != nil {
+		return fmt.Errorf("%s: %w", from, err)
+	}
+	return nil
+}
