@@ -100,8 +100,8 @@ func (c *Client) dialSession(ctx context.Context, to netip.AddrPort) (_ *session
 }
 
 // dialLink makes one connection, up to and including both proofs.
-func (c *Client) dialLink(ctx context.Context, to netip.AddrPort) (l *link, err error) {
-	l = &link{}
+func (c *Client) dialLink(ctx context.Context, to netip.AddrPort) (_ *link, err error) {
+	l := &link{}
 	defer func() {
 		if err != nil {
 			l.close(codeDone, "handshake failed")
@@ -121,7 +121,9 @@ func (c *Client) dialLink(ctx context.Context, to netip.AddrPort) (l *link, err 
 	defer cancel()
 	l.conn, err = l.transport.Dial(short, net.UDPAddrFromAddrPort(to), clientTLS(), config)
 	if err != nil {
-		if context.Cause(short) == errNoAnswer {
+		var idle *quic.IdleTimeoutError
+		var slow *quic.HandshakeTimeoutError
+		if errors.Is(context.Cause(short), errNoAnswer) || errors.As(err, &idle) || errors.As(err, &slow) {
 			return nil, errNoAnswer
 		}
 		return nil, handshakeError(err)
@@ -134,7 +136,7 @@ func (c *Client) dialLink(ctx context.Context, to netip.AddrPort) (l *link, err 
 	return l, l.within(ctx, func() error { return c.prove(l) })
 }
 
-var errNoAnswer = errors.New("no answer: is the responder running, and is its UDP port open on the way?") //nolint:gochecknoglobals // an error value
+var errNoAnswer = errors.New("no answer: is the responder running, and is its UDP port open on the way?")
 
 // within runs a step of the handshake, which ends with ctx or when time is up,
 // and names what the responder said if that ended it.

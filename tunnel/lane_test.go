@@ -1,0 +1,477 @@
+package tunnel
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"runtime"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"flowtwin/tunnel/frame"
+)
+
+// A responder that does not read must cost the copier a bounded queue and
+// nothing else: frames are refused, flows can still be ended, and when it reads
+// again everything that was taken arrives, in order.
+func TestQueueFull(t *testing.T) {
+	c, p := pair(t, ClientConfig{QueueBytes: minQueue})
+	l, payload := c.Lane(0), make([]byte, 1000)
+	taken := 0
+	for full := 0; full < 1000; { // the network takes some more for a while
+		if l.Data(1, uint64(taken), 0, payload) {
+			taken, full = taken+1, 0
+			continue
+		}
+		full++
+		runtime.Gosched()
+	}
+	if got := l.Room(); got >= 1000+frame.DataOverhead || l.Size() != minQueue {
+		t.Errorf("room = %d of %d when a frame was refused", got, l.Size())
+	}
+	if l.Open(2, &frame.Open{}) && l.Room() > frame.OpenSize {
+		t.Error("Open is taken though Data is not")
+	}
+	ends := 0
+	for l.Fin(uint32(ends)) {
+		ends++
+	}
+	if ends < 20_000 {
+		t.Errorf("only %d flows could be ended in a full queue", ends)
+	}
+	if chunks := len(l.out.queue) + len(l.out.free) + 2; chunks*chunkLen > 2*(minQueue+endReserve)+4*chunkLen {
+		t.Errorf("%d chunks of %d bytes for a queue of %d", chunks, chunkLen, minQueue)
+	}
+	l.Flush()
+	var next uint64
+	for fins := 0; fins < ends; {
+		b, err := p.Lane(0).Read()
+		if err != nil {
+			t.Fatal(err)
+		}
+		for len(b) > 0 {
+			typ, _, body, rest, err := frame.Next(b)
+			if err != nil {
+				t.Fatal(err)
+			}
+			switch typ {
+			case frame.TypeData:
+				d, _ := frame.ParseData(body)
+				if d.Seen != next {
+					t.Fatalf("frame %d arrived where %d belongs", d.Seen, next)
+				}
+				next++
+			case frame.TypeFin:
+				fins++
+			}
+			b = rest
+		}
+	}
+	if next != uint64(taken) {
+		t.Errorf("%d of %d frames arrived", next, taken)
+	}
+	eventually(t, "the queue is empty", func() bool { return l.Room() == l.Size() })
+	if !l.Data(1, 0, 0, payload) {
+		t.Error("the lane has not recovered")
+	}
+}
+
+// Small flushes while the writer is stuck must not take a chunk each.
+func TestSmallFlushesShareChunks(t *testing.T) {
+	c, _ := pair(t, ClientConfig{QueueBytes: minQueue})
+	l, payload := c.Lane(0), make([]byte, 100)
+	for full := 0; full < 1000; {
+		if l.Data(1, 0, 0, payload) {
+			full = 0
+			l.Flush()
+			continue
+		}
+		full++
+		runtime.Gosched()
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if got, most := len(l.out.queue), 2*minQueue/chunkLen+1; got > most {
+		t.Errorf("%d chunks are queued, want at most %d", got, most)
+	}
+}
+
+func TestLaneDoesNotAllocate(t *testing.T) {
+	c, p := pair(t, ClientConfig{})
+	go drain(p.Lane(0), make(chan int, 1))
+	l, payload := c.Lane(0), make([]byte, 300)
+	open := &frame.Open{MSS: 1460}
+	step := func() {
+		// What a shard does for a packet. The flushes in between, here one in 40
+		// frames, are QUIC's and may allocate.
+		for !l.Open(1, open) || !l.Data(1, 2, 3, payload) || !l.Fin(1) || !l.Reset(1) || !l.Abort(1, frame.AbortIdle) {
+			runtime.Gosched()
+		}
+		l.Returns()
+		l.Epoch()
+		l.Room()
+	}
+	l.Flush()
+	if n := testing.AllocsPerRun(30, step); n != 0 { // less than one chunk: no flush
+		t.Errorf("a packet allocates %v times, want 0", n)
+	}
+}
+
+// When the shard does not take returns, the responder is held back at a bound,
+// and nothing is lost.
+func TestReturnsBackPressure(t *testing.T) {
+	c, p := pair(t, ClientConfig{})
+	var woken atomic.Bool
+	c.Lane(0).SetWake(func() { woken.Store(true) })
+	out, headers := p.Lane(0), make([]byte, 1000)
+	sent := 0
+	for full := 0; full < 1000; {
+		h := frame.AppendTargetHeader(nil, 1, &frame.TargetHeader{Time: int64(sent), Headers: headers})
+		if out.Return(h, false, false) {
+			sent, full = sent+1, 0
+			continue
+		}
+		full++
+		runtime.Gosched()
+	}
+	if !woken.Load() {
+		t.Error("the shard was not woken")
+	}
+	c.Lane(0).inbox.mu.Lock()
+	held := len(c.Lane(0).inbox.fill)
+	c.Lane(0).inbox.mu.Unlock()
+	if held > returnsMost {
+		t.Errorf("%d bytes wait for the shard, at most %d may", held, returnsMost)
+	}
+	// What must not be dropped is taken all the same, and comes last.
+	if !out.Return(frame.AppendClosed(nil, 1, &frame.Closed{}), true, true) {
+		t.Fatal("an account was refused")
+	}
+	var next int64
+	for closed := false; !closed; runtime.Gosched() {
+		b, epoch := c.Lane(0).Returns()
+		if b != nil && epoch != 1 {
+			t.Fatalf("epoch = %d, want 1", epoch)
+		}
+		for len(b) > 0 {
+			typ, _, body, rest, err := frame.Next(b)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if closed = typ == frame.TypeClosed; !closed {
+				h, _ := frame.ParseTargetHeader(body)
+				if h.Time != next {
+					t.Fatalf("header %d where %d belongs", h.Time, next)
+				}
+				next++
+			}
+			b = rest
+		}
+	}
+	if next != int64(sent) {
+		t.Errorf("%d of %d headers came back", next, sent)
+	}
+	if st := c.Stats(); st.BytesReturned < uint64(sent)*1000 {
+		t.Errorf("stats: %d bytes returned", st.BytesReturned)
+	}
+}
+
+// A few returns go out after 10 ms without being asked for, many at once.
+func TestReturnsAreFlushed(t *testing.T) {
+	c, p := pair(t, ClientConfig{})
+	h := frame.AppendTargetHeader(nil, 1, &frame.TargetHeader{Headers: make([]byte, 40)})
+	for range 3 {
+		if !p.Lane(0).Return(h, false, false) {
+			t.Fatal("refused")
+		}
+		got := 0
+		eventually(t, "the header comes back", func() bool {
+			b, _ := c.Lane(0).Returns()
+			got += len(b)
+			return got == len(h)
+		})
+	}
+}
+
+// After a restart of the responder the lane comes back as a new epoch, and no
+// frame of before can reach it.
+func TestReconnect(t *testing.T) {
+	checkLeaks(t)
+	var log logBuffer
+	id := testIdentity(t)
+	first := listen(t, ServerConfig{Identity: id})
+	addr := first.Addr().String()
+	c := newClient(t, ClientConfig{Invite: id.Invite([]string{addr}, time.Time{}), Log: log.logger()})
+	wakes := make(chan struct{}, 100)
+	l := c.Lane(0)
+	l.SetWake(func() { wakes <- struct{}{} })
+	ctx, cancel := context.WithCancel(t.Context())
+	ran := make(chan error, 1)
+	if err := c.Connect(testContext(t)); err != nil {
+		t.Fatal(err)
+	}
+	go func() { ran <- c.Run(ctx) }()
+	<-wakes
+	if l.Up() || l.Data(1, 0, 0, nil) {
+		t.Error("frames are taken before the shard has asked for the epoch")
+	}
+	if l.Epoch() != 1 || !l.Up() || !l.Data(1, 0, 0, []byte("old")) {
+		t.Fatal("the lane is not up")
+	}
+	p, err := first.Accept(testContext(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	p.Lane(0).Return(frame.AppendClosed(nil, 1, &frame.Closed{How: frame.ClosedBoth}), true, true)
+	eventually(t, "a return", func() bool { return l.inbox.waiting.Load() })
+	if err := first.Close(); err != nil {
+		t.Fatal(err)
+	}
+	<-wakes
+	<-p.Context().Done()
+	if l.Up() || l.Data(1, 0, 0, []byte("down")) {
+		t.Error("frames are taken while the lane is down")
+	}
+	if err := c.Finish(ctx); !errors.Is(err, ErrNotConnected) {
+		t.Errorf("finish: %v, want ErrNotConnected", err)
+	}
+
+	second := listen(t, ServerConfig{Identity: id, Addr: addr})
+	for !strings.Contains(log.String(), "connects=2") && l.epoch.Load() != 2 {
+		<-wakes
+	}
+	if l.Up() || l.Fin(1) {
+		t.Error("the new connection takes frames of the old epoch")
+	}
+	if b, epoch := l.Returns(); len(b) == 0 || epoch != 1 {
+		t.Errorf("returns of the first connection: %d bytes of epoch %d", len(b), epoch)
+	}
+	if l.Epoch() != 2 || !l.Data(1, 0, 0, []byte("new")) {
+		t.Fatal("the lane is not up again")
+	}
+	l.Flush()
+	if p, err = second.Accept(testContext(t)); err != nil {
+		t.Fatal(err)
+	}
+	if _, payload := readFrames(t, p.Lane(0), 1); string(payload) != "new" {
+		t.Errorf("payload %q, want %q", payload, "new")
+	}
+	cancel()
+	if err := <-ran; err != nil {
+		t.Errorf("run: %v", err)
+	}
+	if !l.Up() {
+		t.Error("the connection ended with Run")
+	}
+	if n := strings.Count(log.String(), "tunnel is down"); n != 1 {
+		t.Errorf("%d lines that the tunnel is down, want 1:\n%s", n, log.String())
+	}
+}
+
+// A responder that comes back with another opinion is asked again, slowly; one
+// that never let the copier in ends Run.
+func TestRunAfterRefusal(t *testing.T) {
+	checkLeaks(t)
+	id := testIdentity(t)
+	var no atomic.Bool
+	asked := make(chan struct{}, 100)
+	s := listen(t, ServerConfig{Identity: id, Accept: func(Hello) error {
+		asked <- struct{}{}
+		if no.Load() {
+			return errors.New("not now")
+		}
+		return nil
+	}})
+	c := newClient(t, ClientConfig{Invite: id.Invite([]string{s.Addr().String()}, time.Time{})})
+	c.slow = time.Millisecond
+	no.Store(true)
+	if err := c.Run(testContext(t)); !errors.Is(err, ErrRefused) {
+		t.Fatalf("run of a copier never let in: %v, want ErrRefused", err)
+	}
+	no.Store(false)
+	if err := c.Connect(testContext(t)); err != nil {
+		t.Fatal(err)
+	}
+	p, err := s.Accept(testContext(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	ran := make(chan error, 1)
+	go func() { ran <- c.Run(ctx) }()
+	<-asked
+	<-asked
+	no.Store(true)
+	if err := p.Close("enough"); err != nil {
+		t.Fatal(err)
+	}
+	<-asked
+	<-asked
+	no.Store(false)
+	if _, err := s.Accept(testContext(t)); err != nil {
+		t.Fatal(err)
+	}
+	if last := c.Stats().LastError; !strings.Contains(last, "not now") {
+		t.Errorf("last error = %q", last)
+	}
+	cancel()
+	if err := <-ran; err != nil {
+		t.Errorf("run: %v", err)
+	}
+}
+
+// Of several connections one breaks: the whole session ends, on both sides.
+func TestOneConnectionBreaksAll(t *testing.T) {
+	c, p := pair(t, ClientConfig{Lanes: 4, Connections: 4})
+	s := c.current()
+	closeReason(s.links[2].conn, codeDone, "broken by the test")
+	<-s.done
+	<-p.Context().Done()
+	for i := range 4 {
+		if c.Lane(i).Up() {
+			t.Errorf("lane %d is up", i)
+		}
+		if _, err := p.Lane(i).Read(); err == nil {
+			t.Errorf("lane %d can be read", i)
+		}
+		if p.Lane(i).Return(frame.AppendEmpty(nil, frame.TypeReturnBye, 0), true, true) {
+			t.Errorf("lane %d takes returns", i)
+		}
+	}
+}
+
+// What the other side must not send ends the connection with a reason.
+func TestBadFrames(t *testing.T) {
+	tests := []struct {
+		name  string
+		bytes []byte
+		says  string
+	}{
+		{"a return on a lane", frame.AppendProgress(nil, &frame.Progress{}), "type 68: unknown frame type"},
+		{"nonsense", []byte{0xee, 1, 2, 3, 4, 5, 6, 7}, "type 238: unknown frame type"},
+		{"too long", []byte{2, 0xff, 0xff, 0xff, 0, 0, 0, 0}, "length does not fit"},
+		{"frames after Bye", frame.AppendEmpty(frame.AppendEmpty(nil, frame.TypeBye, 0), frame.TypeFin, 1), "frames after Bye"},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			c, p := pair(t, ClientConfig{})
+			c.Lane(0).cur = append(c.Lane(0).cur, tt.bytes...)
+			c.Lane(0).Flush()
+			if b, err := p.Lane(0).Read(); !errors.Is(err, ErrProtocol) || !strings.Contains(err.Error(), tt.says) {
+				t.Errorf("read %d bytes, err = %v; want a protocol error saying %q", len(b), err, tt.says)
+			}
+			s := c.current()
+			<-s.done
+			if !errors.Is(s.err, ErrProtocol) || !strings.Contains(s.err.Error(), tt.says) {
+				t.Errorf("copier: %v, want a protocol error saying %q", s.err, tt.says)
+			}
+		})
+	}
+}
+
+func TestBadReturns(t *testing.T) {
+	c, p := pair(t, ClientConfig{})
+	p.Lane(0).Return(frame.AppendEmpty(nil, frame.TypeFin, 1), true, true)
+	s := c.current()
+	<-s.done
+	if !errors.Is(s.err, ErrProtocol) {
+		t.Errorf("copier: %v, want a protocol error", s.err)
+	}
+	<-p.Context().Done()
+}
+
+// Many copiers, with the same flow numbers, into one responder.
+func TestManyCopiers(t *testing.T) {
+	checkLeaks(t)
+	const copiers = 32
+	id := testIdentity(t)
+	s := listen(t, ServerConfig{Identity: id})
+	ctx := testContext(t)
+	var wg sync.WaitGroup
+	for i := range copiers {
+		c := newClient(t, ClientConfig{Invite: id.Invite([]string{s.Addr().String()}, time.Time{}), Lanes: 2, Name: fmt.Sprint(i)})
+		wg.Go(func() {
+			if err := c.Connect(ctx); err != nil {
+				t.Error(err)
+				return
+			}
+			for k := range 2 {
+				c.Lane(k).Epoch()
+				if !c.Lane(k).Data(0, 0, 0, []byte(c.cfg.Name)) {
+					t.Errorf("copier %d lane %d refuses", i, k)
+				}
+				c.Lane(k).Flush()
+			}
+		})
+	}
+	seen := make(map[string]bool)
+	for range copiers {
+		p, err := s.Accept(ctx)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for k := range 2 {
+			if _, payload := readFrames(t, p.Lane(k), 1); string(payload) != p.Hello().Name {
+				t.Errorf("copier %s lane %d: payload %q", p.Hello().Name, k, payload)
+			}
+		}
+		seen[p.Hello().Name] = true
+	}
+	wg.Wait()
+	if len(seen) != copiers {
+		t.Errorf("%d of %d copiers were seen", len(seen), copiers)
+	}
+}
+
+func TestClockOffset(t *testing.T) {
+	var c clock
+	if c.offset() != 0 {
+		t.Error("an offset before the first ping")
+	}
+	c.add(0, 5_000_900, 1_000)       // the answer waited 900 ns on its way there
+	c.add(10_000, 5_010_100, 10_200) // the shortest: 200 ns
+	c.add(20_000, 5_020_001, 20_900) // waited on its way back
+	if got := c.offset(); got != 5*time.Millisecond {
+		t.Errorf("offset = %v, want 5ms", got)
+	}
+	for range 8 {
+		c.add(0, -500, 1_000)
+	}
+	if got := c.offset(); got != -1000 {
+		t.Errorf("offset = %v, want -1µs: the short one is too old", got)
+	}
+}
+
+func TestClockOverTheTunnel(t *testing.T) {
+	c, _ := pair(t, ClientConfig{})
+	eventually(t, "a ping", func() bool {
+		k := &c.current().clock
+		k.mu.Lock()
+		defer k.mu.Unlock()
+		return k.n > 0
+	})
+	if off := c.Stats().ClockOffset; off < -time.Second || off > time.Second {
+		t.Errorf("offset = %v on the same host", off)
+	}
+}
+
+func TestAddrs(t *testing.T) {
+	tests := []struct{ addr, first, want string }{
+		{"", "192.0.2.1:7000", "192.0.2.1:7000"},
+		{"target", "192.0.2.1:7000", "target:7000"},
+		{"target:1", "192.0.2.1:7000", "target:1"},
+		{"2001:db8::1", "192.0.2.1:7000", "[2001:db8::1]:7000"},
+		{"[2001:db8::1]", "192.0.2.1:7000", "[2001:db8::1]:7000"},
+		{"[2001:db8::1]:1", "192.0.2.1:7000", "[2001:db8::1]:1"},
+		{"", "192.0.2.1", "192.0.2.1:7443"},
+	}
+	for _, tt := range tests {
+		cfg := ClientConfig{Addr: tt.addr, Invite: Invite{Addrs: []string{tt.first}}}
+		if got := cfg.addrs(); len(got) != 1 || got[0] != tt.want {
+			t.Errorf("%q over %q: %v, want %s", tt.addr, tt.first, got, tt.want)
+		}
+	}
+}
