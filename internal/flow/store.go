@@ -25,7 +25,7 @@ type Store struct {
 	spare    [2*maxSizeBits + 1][][]byte // kept buffers by size class
 	nodes    []node                      // 0 is no node
 	freeNode uint32                      // chained by next[0]
-	queues   []queue                     // 0 is no queue
+	queues   []queue                     // 0 is no queue, and empty
 	freeQ    uint32                      // chained by first[0]
 	scratch  []byte                      // a segment put together from several
 	rnd      *rand.PCG
