@@ -56,7 +56,7 @@ func (h *heldAcks) now() int64 { return int64(time.Since(h.began)) }
 
 // hold reports whether it keeps pkt back. Any packet of the conn makes an ACK
 // that is held back unnecessary, since it carries the same number or a later one.
-func (h *heldAcks) hold(c *Conn, pkt *stack.PacketBuffer) bool {
+func (h *heldAcks) hold(c *Conn, pkt *stack.PacketBuffer, queue *[]outPacket) bool {
 	a, t := &c.acks, tcpOf(pkt)
 	flags := packet.Flags(t.Flags())
 	if !flags.Has(packet.ACK) {
@@ -69,6 +69,14 @@ func (h *heldAcks) hold(c *Conn, pkt *stack.PacketBuffer) bool {
 		wait = h.wait(c, ack)
 	}
 	due := int64(0)
+	if a.held != nil && flags.Has(packet.RST) && !a.any {
+		// A reset alone would end the handshake before the target's application
+		// has seen the connection.
+		a.any = true
+		*queue = append(*queue, outPacket{c, a.held})
+		a.held = nil
+		h.count--
+	}
 	if a.held != nil {
 		due = a.due
 		a.held.DecRef()

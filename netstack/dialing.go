@@ -12,8 +12,9 @@ const connectTimeout = 5 * time.Second
 // dialing remembers the connection attempts of a stack in the order they began,
 // without keeping the conns alive, and tells those that took too long.
 type dialing struct {
-	stack *Stack
-	now   func() time.Duration
+	stack   *Stack
+	now     func() time.Duration
+	timeout time.Duration
 
 	mu     sync.Mutex
 	queue  []attempt
@@ -32,9 +33,9 @@ type attempt struct {
 func (d *dialing) add(c *Conn) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	d.queue = append(d.queue, attempt{c.slot, c.key, d.now() + connectTimeout})
+	d.queue = append(d.queue, attempt{c.slot, c.key, d.now() + d.timeout})
 	if d.timer == nil && !d.closed {
-		d.timer = time.AfterFunc(connectTimeout, d.expire)
+		d.timer = time.AfterFunc(d.timeout, d.expire)
 	}
 }
 

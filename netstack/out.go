@@ -66,7 +66,7 @@ func (o *out) wake() {
 // next packet can carry. It borrows pkt and takes a reference of its own.
 func (o *out) add(c *Conn, pkt *stack.PacketBuffer) {
 	o.mu.Lock()
-	if o.closed || o.acks.hold(c, pkt) {
+	if o.closed || o.acks.hold(c, pkt, &o.queue) {
 		o.mu.Unlock()
 		return
 	}

@@ -65,7 +65,7 @@ func newStack(n *Net, index int) (*Stack, error) {
 	s := &Stack{net: n, index: index, dead: tcpip.TCPUserTimeoutOption(deadPeer)}
 	s.ready.wake = make(chan struct{}, 1)
 	s.outward.conns = make(map[tupleKey]*Conn)
-	s.dialing = dialing{stack: s, now: n.now}
+	s.dialing = dialing{stack: s, now: n.now, timeout: connectTimeout}
 	s.link = &linkEndpoint{owner: s, mtu: uint32(n.cfg.MTU)}
 	s.out = newOut(n.device.queues[index].File(), n.cfg.MTU)
 	s.gv = stack.New(stack.Options{
