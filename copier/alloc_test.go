@@ -1,0 +1,80 @@
+package copier
+
+import (
+	"net/netip"
+	"testing"
+	"time"
+
+	"flowtwin/copier/capture"
+)
+
+// steady is a ring that hands out the same block again and again.
+type steady struct {
+	*fakeRing
+	all []capture.Packet
+	at  int
+}
+
+func (r *steady) Next(time.Duration) (bool, error) { r.at = 0; return true, nil }
+
+func (r *steady) Packet(p *capture.Packet) bool {
+	if r.at == len(r.all) {
+		return false
+	}
+	*p = r.all[r.at]
+	r.at++
+	return true
+}
+
+// busy returns a shard and a ring with n whole connections: handshake, requests
+// and answers, both FINs.
+func busy(n, requests int) (*shard, *steady) {
+	ring := &steady{fakeRing: newFakeRing()}
+	payload := string(make([]byte, 300))
+	for i := range n {
+		c := newConn()
+		c.client = netip.AddrPortFrom(c.client.Addr(), uint16(1000+i))
+		ring.all = append(ring.all, c.handshake()...)
+		for range requests {
+			ring.all = append(ring.all, c.data(payload), c.answer(500), c.ack())
+		}
+		ring.all = append(ring.all, c.fin(), c.serverFin(), c.ack())
+	}
+	l := &sink{newFakeLane(), make(map[uint32]*[2]uint64)}
+	return newShard(ring, l, testMaps(), 1, func() time.Duration { return 0 }), ring
+}
+
+// pass takes one block through the shard as run does.
+func pass(s *shard, p *capture.Packet) {
+	if ready, _ := s.ring.Next(tick); ready {
+		s.follow()
+		for s.ring.Packet(p) {
+			s.one(p)
+		}
+		s.turn(time.Now().UnixNano())
+	}
+}
+
+func TestPipelineDoesNotAllocate(t *testing.T) {
+	s, _ := busy(100, 5)
+	var p capture.Packet
+	for range 10 { // tables and the lane's buffers have their size then
+		pass(s, &p)
+	}
+	if n := testing.AllocsPerRun(100, func() { pass(s, &p) }); n != 0 {
+		t.Errorf("a block allocates %v times, want 0", n)
+	}
+	if wrong := s.book.Check(); len(wrong) > 0 || s.book.Client.Sent.Segments == 0 {
+		t.Errorf("sent %+v, %v", s.book.Client.Sent, wrong)
+	}
+}
+
+func BenchmarkPipeline(b *testing.B) {
+	s, ring := busy(100, 30)
+	var p capture.Packet
+	pass(s, &p)
+	for b.Loop() {
+		pass(s, &p)
+	}
+	b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N*len(ring.all)), "ns/packet")
+}

@@ -1,0 +1,247 @@
+package copier
+
+import (
+	"bytes"
+	"fmt"
+	"math/rand/v2"
+	"net/netip"
+	"testing"
+	"time"
+
+	"flowtwin/copier/capture"
+	"flowtwin/copier/report"
+	"flowtwin/internal/flow"
+	"flowtwin/internal/packet"
+	"flowtwin/tunnel/frame"
+)
+
+// world makes random captures and remembers what clients really sent.
+type world struct {
+	*rand.Rand
+	streams map[flow.Key][]byte
+	ports   int
+	serial  uint32
+}
+
+// life makes the packets of one connection in the order in which they happen: a
+// handshake (or not), data, answers and an end.
+func (w *world) life() []capture.Packet {
+	w.serial++
+	c := newConn()
+	c.client = netip.AddrPortFrom(clientAddr.Addr(), uint16(1+w.IntN(w.ports)))
+	c.iss, c.irs = packet.Seq(w.Uint32()), packet.Seq(w.Uint32())
+	var out []capture.Packet
+	if w.IntN(20) > 0 {
+		out = append(out, c.syn())
+	}
+	if w.IntN(20) > 0 {
+		out = append(out, c.synAck())
+	}
+	if w.IntN(20) > 0 {
+		out = append(out, c.ack())
+	}
+	var stream []byte
+	for range w.IntN(30) {
+		switch w.IntN(3) {
+		case 0:
+			out = append(out, c.answer(1+w.IntN(2000)), c.ack())
+		default:
+			piece := fmt.Appendf(nil, "%d/%d;", w.serial, len(stream))
+			piece = append(piece, bytes.Repeat([]byte{'.'}, w.IntN(50))...)
+			stream = append(stream, piece...)
+			out = append(out, c.data(string(piece)))
+			if n := w.IntN(len(piece)); w.IntN(10) == 0 && n > 0 { // sent again, cut otherwise
+				from := max(0, len(stream)-len(piece)-w.IntN(100))
+				out = append(out, c.in(packet.ACK, from, string(stream[from:len(stream)-n])))
+			}
+			if w.IntN(2) == 0 {
+				out = append(out, c.out(packet.ACK, c.answered, 0))
+			}
+		}
+	}
+	w.streams[flow.Key{
+		Tuple: flow.Tuple{Client: packet.AddrFrom(c.client.Addr()), Server: packet.AddrFrom(c.server.Addr()), ClientPort: c.client.Port(), ServerPort: 80},
+		ISS:   c.iss,
+	}] = stream
+	switch w.IntN(6) {
+	case 0:
+		out = append(out, c.in(packet.RST|packet.ACK, c.sent, ""))
+	case 1:
+		out = append(out, c.out(packet.RST|packet.ACK, c.answered, 0))
+	case 2:
+		out = append(out, c.serverFin(), c.ack(), c.fin(), c.out(packet.ACK, c.answered, 0))
+	case 3: // nobody sees it end
+	default:
+		out = append(out, c.fin(), c.serverFin(), c.ack())
+	}
+	return out
+}
+
+// disturb loses, repeats, swaps and cuts packets, as networks and captures do.
+func (w *world) disturb(in []capture.Packet, loss int) []capture.Packet {
+	var out []capture.Packet
+	for _, p := range in {
+		if w.IntN(1000) < loss {
+			continue
+		}
+		out = append(out, p)
+		switch w.IntN(50) {
+		case 0:
+			out = append(out, p)
+		case 1:
+			p.Iface = 9
+			out = append(out, p)
+		}
+		if n := len(out); n > 1 && w.IntN(20) == 0 {
+			out[n-1], out[n-2] = out[n-2], out[n-1]
+		}
+		if w.IntN(300) == 0 {
+			p := &out[len(out)-1]
+			p.Data = p.Data[:w.IntN(len(p.Data)+1)]
+		}
+	}
+	return out
+}
+
+// mix interleaves connections, each in its own order.
+func (w *world) mix(lives [][]capture.Packet) []capture.Packet {
+	var out []capture.Packet
+	for len(lives) > 0 {
+		i := w.IntN(len(lives))
+		n := min(1+w.IntN(3), len(lives[i]))
+		out = append(out, lives[i][:n]...)
+		if lives[i] = lives[i][n:]; len(lives[i]) == 0 {
+			lives[i] = lives[len(lives)-1]
+			lives = lives[:len(lives)-1]
+		}
+	}
+	return out
+}
+
+// responder does what the other side and the network between may do.
+func (w *world) responder(l *fakeLane) {
+	switch w.IntN(200) {
+	case 0:
+		l.crash()
+	case 1:
+		l.up = !l.up
+		if !l.up {
+			l.crash()
+		}
+	case 2:
+		l.full = !l.full
+	case 3:
+		l.jam = !l.jam
+	case 4:
+		l.room = w.IntN(1000)
+	case 5:
+		l.answers = !l.answers
+	case 6, 7, 8:
+		if n := len(l.sessions); n > 0 {
+			l.closePartly(l.sessions[w.IntN(n)], w)
+		}
+	}
+}
+
+// closePartly ends a session early, with an account of part of what it got.
+func (l *fakeLane) closePartly(s *fakeSession, w *world) {
+	if s.closed {
+		return
+	}
+	s.closed = true
+	delivered := w.Uint64N(s.segments + 1)
+	dropped := w.Uint64N(s.segments - delivered + 1)
+	bytes := w.Uint64N(uint64(len(s.data)) + 1)
+	l.returns = frame.AppendClosed(l.returns, s.flow, &frame.Closed{
+		How: frame.CloseHow(w.IntN(14)), DeliveredSegments: delivered, DroppedSegments: dropped,
+		DeliveredBytes: bytes, DroppedBytes: w.Uint64N(uint64(len(s.data)) - bytes + 1),
+	})
+}
+
+// Whatever is captured, in whatever order, and whatever the responder does: the
+// books balance after each packet, and each session has got a prefix of what its
+// client sent, nothing twice, nothing left out.
+func TestRandomCaptures(t *testing.T) {
+	rounds := 300
+	if testing.Short() {
+		rounds = 30
+	}
+	for seed := range uint64(rounds) {
+		w := &world{Rand: rand.New(rand.NewPCG(seed, 1)), streams: make(map[flow.Key][]byte), ports: 1 + int(seed%40)}
+		b := newBench(t)
+		b.table = flow.NewTable[record](1 + w.IntN(100))
+		b.store = flow.NewStore(1 << (8 + w.IntN(12)))
+		b.limit.idle = 5 * time.Second
+		var lives [][]capture.Packet
+		for range 1 + w.IntN(60) {
+			lives = append(lives, w.disturb(w.life(), int(seed%3)*20))
+		}
+		for _, p := range w.mix(lives) {
+			if seed%2 == 1 {
+				w.responder(b.lane)
+			}
+			b.feed(p)
+			if w.IntN(100) == 0 {
+				b.wait(time.Duration(w.IntN(3000)) * time.Millisecond)
+			}
+		}
+		for _, s := range b.lane.sessions {
+			if want := w.streams[s.open.Key]; !bytes.HasPrefix(want, s.data) {
+				t.Errorf("seed %d: session of %v got %q, which does not begin %q", seed, s.open.Key.ClientPort, s.data, want)
+			}
+		}
+		b.end(seed)
+		if t.Failed() {
+			t.Fatalf("seed %d", seed)
+		}
+	}
+}
+
+// end shuts the shard down as Run does; nothing may be left open.
+func (b *bench) end(seed uint64) {
+	b.t.Helper()
+	b.lane.jam, b.lane.full, b.lane.answers = false, false, true
+	b.ask(phaseDraining)
+	b.wait(time.Second)
+	b.ask(phaseFinishing)
+	b.wait(3 * time.Second)
+	for _, s := range b.lane.byFlow {
+		b.lane.close(s, frame.ClosedDrain)
+	}
+	b.wait(3 * time.Second)
+	if f := &b.book.Flows; f.Live != 0 || f.Pending != 0 {
+		b.t.Errorf("seed %d: flows are left: %+v", seed, f)
+	}
+	if s := &b.book; s.Sent.InFlight != (report.Count{}) || s.Sessions.Open != 0 {
+		b.t.Errorf("seed %d: in flight %+v, sessions open %d", seed, s.Sent.InFlight, s.Sessions.Open)
+	}
+	if b.owed != 0 || b.store.Len() != 0 {
+		b.t.Errorf("seed %d: owes %d frames, stores %d segments", seed, b.owed, b.store.Len())
+	}
+}
+
+// Without losses all of it must arrive, not only a prefix.
+func TestNothingIsLostByReordering(t *testing.T) {
+	for seed := range uint64(50) {
+		w := &world{Rand: rand.New(rand.NewPCG(seed, 2)), streams: make(map[flow.Key][]byte)}
+		b := newBench(t)
+		var lives [][]capture.Packet
+		for i := range 20 {
+			w.ports = 60000
+			c := newConn()
+			c.client = netip.AddrPortFrom(c.client.Addr(), uint16(i+1))
+			c.iss = packet.Seq(w.Uint32())
+			life := c.handshake()
+			for j := range 30 {
+				life = append(life, c.data(fmt.Sprint(j, ",")))
+			}
+			// Only what the client sends swaps places: the server acknowledges later.
+			w.Shuffle(30, func(x, y int) { life[3+x], life[3+y] = life[3+y], life[3+x] })
+			lives = append(lives, append(life, c.fin(), c.serverFin()))
+		}
+		b.feed(w.mix(lives)...)
+		if b.book.Sent.Delivered != b.book.Client.Captured || b.book.Flows.Ended[report.ClientFirst] != 20 {
+			t.Fatalf("seed %d: %+v\n%+v", seed, b.book.Client, b.book.Flows)
+		}
+	}
+}
