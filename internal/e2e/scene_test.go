@@ -14,6 +14,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"flowtwin/internal/e2e/rig"
 	"flowtwin/internal/e2e/traffic"
 	"flowtwin/internal/testnet"
@@ -23,30 +25,28 @@ import (
 var binaries string
 
 func TestMain(m *testing.M) {
-	os.Exit(run(m))
-}
-
-func run(m *testing.M) int {
 	dir, err := os.MkdirTemp("", "flowtwin-e2e-")
 	if err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		return 1
+		panic(err)
 	}
 	defer func() { _ = os.RemoveAll(dir) }()
 	// Tests also start the programs without privileges.
 	if err := os.Chmod(dir, 0o755); err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		return 1
+		panic(err)
 	}
 	build := exec.Command("go", "build", "-trimpath", "-o", dir+"/", "./cmd/...")
 	build.Dir = filepath.Join("..", "..")
 	build.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := build.CombinedOutput(); err != nil {
-		fmt.Fprintf(os.Stderr, "%v\n%s", err, out)
-		return 1
+		panic(fmt.Sprintf("%v\n%s", err, out))
 	}
 	binaries = dir
-	return m.Run()
+	// Clients and both servers of 5,000 connections are in this process.
+	const files = 32768
+	if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &unix.Rlimit{Cur: files, Max: files}); err != nil && os.Geteuid() == 0 {
+		panic(err)
+	}
+	m.Run()
 }
 
 // Where the tests' HTTP servers listen and what is copied there.

@@ -1,10 +1,12 @@
 package testnet
 
 import (
+	"errors"
 	"fmt"
 	"net"
 	"os"
 	"strings"
+	"time"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -37,7 +39,31 @@ func setUpEnds(a *NS, devA, cidrA string, b *NS, devB, cidrB string) error {
 			return err
 		}
 	}
-	return nil
+	return errors.Join(a.settle(devA), b.settle(devB))
+}
+
+// settle waits until the kernel has given dev its link-local address: it does so
+// some time after both ends are up, and changes addresses and routes then.
+func (n *NS) settle(dev string) error {
+	if _, err := os.Stat("/proc/sys/net/ipv6"); err != nil {
+		return nil //nolint:nilerr // without IPv6 there is nothing to wait for
+	}
+	link, err := n.nl.LinkByName(dev)
+	if err != nil {
+		return fmt.Errorf("%s: %s: %w", n.name, dev, err)
+	}
+	for deadline := time.Now().Add(5 * time.Second); time.Now().Before(deadline); <-time.After(time.Millisecond) {
+		addrs, err := n.nl.AddrList(link, netlink.FAMILY_V6)
+		if err != nil {
+			return fmt.Errorf("%s: addresses of %s: %w", n.name, dev, err)
+		}
+		for _, a := range addrs {
+			if a.IP.IsLinkLocalUnicast() && a.Flags&unix.IFA_F_TENTATIVE == 0 {
+				return nil
+			}
+		}
+	}
+	return fmt.Errorf("%s: %s gets no link-local address", n.name, dev)
 }
 
 // AddAddr gives dev one more address, which can be used at once.

@@ -54,10 +54,22 @@ func Create(name string) (*NS, error) {
 	if ns.nl, err = netlink.NewHandleAt(ns.handle); err != nil {
 		return nil, errors.Join(fmt.Errorf("netlink in %s: %w", name, err), ns.Close())
 	}
-	if err := ns.up("lo"); err != nil {
+	if err := ns.prepare(); err != nil {
 		return nil, errors.Join(err, ns.Close())
 	}
 	return ns, nil
+}
+
+// prepare sets lo up, and lets IPv6 addresses be used at once instead of after a
+// second in which nobody has objected.
+func (n *NS) prepare() error {
+	for _, which := range []string{"all", "default"} {
+		err := n.Sysctl("net.ipv6.conf."+which+".accept_dad", "0")
+		if err != nil && !errors.Is(err, os.ErrNotExist) { // there may be no IPv6
+			return err
+		}
+	}
+	return n.up("lo")
 }
 
 // Name returns the name under /run/netns.
