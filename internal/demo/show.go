@@ -84,7 +84,11 @@ func (s *show) perform(ctx context.Context, duration time.Duration) error {
 	if err := s.stop(ctx); err != nil {
 		return err
 	}
-	fmt.Printf("\n%s\n", s.ledger())
+	fmt.Println("\nThe copier's ledger:")
+	for line := range strings.Lines(s.copier.Stdout()) {
+		fmt.Print("   ", line)
+	}
+	fmt.Println()
 	return s.compare(clients)
 }
 
@@ -172,15 +176,6 @@ func (s *show) stop(ctx context.Context) error {
 		}
 	}
 	return nil
-}
-
-// ledger returns the copier's last words: its books.
-func (s *show) ledger() string {
-	out := s.copier.Output()
-	if i := strings.LastIndex(out, rig.LedgerTitle); i >= 0 {
-		out = out[i:]
-	}
-	return strings.TrimSpace(out)
 }
 
 // compare prints what the three saw; a difference is an error.

@@ -182,8 +182,7 @@ func TestPortInUse(t *testing.T) {
 	s, _, _, end := httpScene(t, testnet.LabConfig{})
 	s.fails(s.Lab.Target, "second responder", "7443",
 		append(s.Responder(), "--state-dir", filepath.Join(s.Dir, "second"), "-c", "198.51.100.0/24"))
-	s.make(traffic.Load{Name: "some", Clients: 3, Rounds: 2, Requests: 10}, s.dialer(port))
-	end()
+	end(s.make(traffic.Load{Name: "some", Clients: 3, Rounds: 2, Requests: 10}, s.dialer(port)))
 }
 
 // A target that is started later than the copying is an everyday mistake: it is

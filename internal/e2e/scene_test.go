@@ -228,6 +228,21 @@ func (s *scene) end(copier, responder *rig.Process) *rig.Report {
 	return report
 }
 
+// exact checks that the books say what clients have done: each connection a
+// session, each byte delivered.
+func (s *scene) exact(report *rig.Report, clients traffic.Stats) {
+	s.t.Helper()
+	if got := report.Sessions.Opened; got != uint64(clients.Connections) {
+		s.t.Errorf("ledger: %d sessions opened, clients made %d connections", got, clients.Connections)
+	}
+	if got := report.Sent.Delivered.Bytes; got != uint64(clients.Sent) {
+		s.t.Errorf("ledger: %d bytes delivered, clients sent %d", got, clients.Sent)
+	}
+	if got := report.Packets.KernelDropped; got != 0 {
+		s.t.Errorf("ledger: %d packets dropped by the kernel", got)
+	}
+}
+
 // stops ends a program by SIGTERM, which must be an orderly end.
 func (s *scene) stops(p *rig.Process) {
 	s.t.Helper()

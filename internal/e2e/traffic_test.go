@@ -46,15 +46,15 @@ func mixed(s *scene, d *traffic.Dialer) traffic.Stats {
 
 // httpScene lays out a scene with recording servers on port 80 and starts the
 // copying of one to the other.
-func httpScene(t *testing.T, cfg testnet.LabConfig) (s *scene, online, target *traffic.Server, end func()) {
+func httpScene(t *testing.T, cfg testnet.LabConfig) (s *scene, online, target *traffic.Server, end func(traffic.Stats)) {
 	t.Helper()
 	s = newScene(t, cfg)
 	online, target = s.serve(port, port)
 	copier, responder := s.copies(httpMap)
-	return s, online, target, func() {
+	return s, online, target, func(clients traffic.Stats) {
 		t.Helper()
 		s.same(online, target)
-		s.end(copier, responder)
+		s.exact(s.end(copier, responder), clients)
 	}
 }
 
@@ -165,7 +165,7 @@ func TestRedisHoldsTheSameAfterPipelines(t *testing.T) {
 		diff, err := traffic.CompareRedis(online, target)
 		t.Errorf("redis differs: digest %s online, %s at the target (%v)\n%s", want, got, err, traffic.Describe(diff))
 	}
-	s.end(copier, responder)
+	s.exact(s.end(copier, responder), stats)
 }
 
 // One segment, many segments, and more than any window or queue holds at once.
@@ -177,8 +177,7 @@ func TestBodiesOfEachSizeArriveWhole(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			s, _, _, end := httpScene(t, testnet.LabConfig{})
-			s.make(l, s.dialer(port))
-			end()
+			end(s.make(l, s.dialer(port)))
 		})
 	}
 }
@@ -201,21 +200,20 @@ func TestFiveThousandSlowConnectionsAtATime(t *testing.T) {
 			return false
 		})
 	})
-	s.make(l, s.dialer(port))
+	stats := s.make(l, s.dialer(port))
 	stop()
 	wg.Wait()
 	t.Logf("%d connections at a time", most)
 	if most < clients {
 		t.Errorf("only %d connections were open at a time, want %d", most, clients)
 	}
-	end()
+	end(stats)
 }
 
 // Tuples, sessions and table entries come and go at a high rate.
 func TestThousandShortConnectionsASecond(t *testing.T) {
 	s, _, _, end := httpScene(t, testnet.LabConfig{})
-	s.make(traffic.Load{Name: "short", Clients: 100, Rounds: 50, Requests: 1, Rate: 1000}, s.dialer(port))
-	end()
+	end(s.make(traffic.Load{Name: "short", Clients: 100, Rounds: 50, Requests: 1, Rate: 1000}, s.dialer(port)))
 }
 
 // Nothing on the online host waits for the copy, so the copy has to keep up.
@@ -231,7 +229,7 @@ func TestKeepAliveAsFastAsTheClientsCanGo(t *testing.T) {
 	stats := s.make(traffic.Load{Name: "full", Clients: 50, Rounds: 1, Requests: 3000}, s.dialer(port))
 	t.Logf("%.0f requests a second", float64(stats.Requests)/time.Since(start).Seconds())
 	s.compareNginx(onlineDir, targetDir, int(stats.Requests))
-	s.end(copier, responder)
+	s.exact(s.end(copier, responder), stats)
 }
 
 // lossy is the wire of the issue: 1 % lost, 2 % overtaken by later packets.
@@ -243,18 +241,18 @@ func lossy() *testnet.WireConfig {
 func TestLossOnTheClientsSide(t *testing.T) {
 	t.Parallel()
 	s, _, _, end := httpScene(t, testnet.LabConfig{ClientWire: lossy()})
-	mixed(s, s.dialer(port))
+	stats := mixed(s, s.dialer(port))
 	reportWire(t, s.Lab.ClientWire)
-	end()
+	end(stats)
 }
 
 // The tunnel's packets are lost; what it carries must not be.
 func TestLossOnTheTunnelsPath(t *testing.T) {
 	t.Parallel()
 	s, _, _, end := httpScene(t, testnet.LabConfig{TunnelWire: lossy()})
-	mixed(s, s.dialer(port))
+	stats := mixed(s, s.dialer(port))
 	reportWire(t, s.Lab.TunnelWire)
-	end()
+	end(stats)
 }
 
 func reportWire(t *testing.T, w *testnet.Wire) {
@@ -279,8 +277,7 @@ func TestOffloads(t *testing.T) {
 					t.Fatal(err)
 				}
 			}
-			mixed(s, s.dialer(port))
-			end()
+			end(mixed(s, s.dialer(port)))
 		})
 	}
 }
@@ -290,9 +287,9 @@ func TestIPv6(t *testing.T) {
 	s := newScene(t, testnet.LabConfig{})
 	online, target := s.serve(port, port)
 	copier, responder := s.copies(httpMap6)
-	mixed(s, s.dialerTo("["+testnet.OnlineAddr6+"]"+port, testnet.ClientAddr6))
+	stats := mixed(s, s.dialerTo("["+testnet.OnlineAddr6+"]"+port, testnet.ClientAddr6))
 	s.same(online, target)
-	s.end(copier, responder)
+	s.exact(s.end(copier, responder), stats)
 }
 
 // Clients of one family, a target of the other: dual-stack online servers meet
@@ -301,11 +298,13 @@ func TestClientsOfBothFamiliesToOneTarget(t *testing.T) {
 	t.Parallel()
 	s, _, _, end := httpScene(t, testnet.LabConfig{})
 	four, six := s.dialer(port), s.dialerTo("["+testnet.OnlineAddr6+"]"+port, testnet.ClientAddr6)
+	var stats, stats6 traffic.Stats
 	var wg sync.WaitGroup
-	wg.Go(func() { s.make(traffic.Load{Name: "four", Clients: 5, Rounds: 5, Requests: 20}, four) })
-	wg.Go(func() { s.make(traffic.Load{Name: "six", Clients: 5, Rounds: 5, Requests: 20}, six) })
+	wg.Go(func() { stats = s.make(traffic.Load{Name: "four", Clients: 5, Rounds: 5, Requests: 20}, four) })
+	wg.Go(func() { stats6 = s.make(traffic.Load{Name: "six", Clients: 5, Rounds: 5, Requests: 20}, six) })
 	wg.Wait()
-	end()
+	stats.Add(stats6)
+	end(stats)
 }
 
 // A server that listens on loopback only is the usual one behind a proxy.
@@ -314,7 +313,7 @@ func TestTargetOnLoopback(t *testing.T) {
 	s := newScene(t, testnet.LabConfig{})
 	online, target := s.serve(port, "127.0.0.1:8080")
 	copier, responder := s.copies("80-127.0.0.1:8080")
-	mixed(s, s.dialer(port))
+	stats := mixed(s, s.dialer(port))
 	s.same(online, target)
-	s.end(copier, responder)
+	s.exact(s.end(copier, responder), stats)
 }

@@ -16,8 +16,7 @@ import (
 	"flowtwin/internal/testnet"
 )
 
-// A Process is a program that was started in a namespace; its stdout and stderr
-// are kept together.
+// A Process is a program that was started in a namespace. What it prints is kept.
 type Process struct {
 	Name string
 
@@ -25,9 +24,10 @@ type Process struct {
 	done chan struct{} // closed when the program has ended
 	err  error         // of Wait; read after done
 
-	mu    sync.Mutex
-	out   bytes.Buffer
-	wrote chan struct{} // closed and renewed at each write
+	mu     sync.Mutex
+	all    bytes.Buffer // stdout and stderr as they came
+	stdout bytes.Buffer
+	wrote  chan struct{} // closed and renewed at each write
 }
 
 // Start starts a program in ns. Its standard input is empty.
@@ -40,7 +40,7 @@ func StartEnv(ns *testnet.NS, env []string, name string, argv ...string) (*Proce
 	p := &Process{Name: name, done: make(chan struct{}), wrote: make(chan struct{})}
 	p.cmd = ns.Command(argv[0], argv[1:]...)
 	p.cmd.Env = append(os.Environ(), env...)
-	p.cmd.Stdout, p.cmd.Stderr = p, p
+	p.cmd.Stdout, p.cmd.Stderr = sink{p, true}, sink{p, false}
 	if err := p.cmd.Start(); err != nil {
 		return nil, fmt.Errorf("start %s: %w", name, err)
 	}
@@ -51,23 +51,38 @@ func StartEnv(ns *testnet.NS, env []string, name string, argv ...string) (*Proce
 	return p, nil
 }
 
-// Write takes the program's output.
-func (p *Process) Write(b []byte) (int, error) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	close(p.wrote)
-	p.wrote = make(chan struct{})
-	return p.out.Write(b)
+// sink takes what the program prints.
+type sink struct {
+	p      *Process
+	stdout bool
+}
+
+func (s sink) Write(b []byte) (int, error) {
+	s.p.mu.Lock()
+	defer s.p.mu.Unlock()
+	close(s.p.wrote)
+	s.p.wrote = make(chan struct{})
+	if s.stdout {
+		s.p.stdout.Write(b)
+	}
+	return s.p.all.Write(b)
 }
 
 // Pid returns the program's process number.
 func (p *Process) Pid() int { return p.cmd.Process.Pid }
 
-// Output returns what the program has printed so far.
+// Output returns what the program has printed so far, stdout and stderr together.
 func (p *Process) Output() string {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return p.out.String()
+	return p.all.String()
+}
+
+// Stdout returns what the program has printed to stdout so far.
+func (p *Process) Stdout() string {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.stdout.String()
 }
 
 // Done is closed when the program has ended.
@@ -91,7 +106,7 @@ func (p *Process) WaitOutput(ctx context.Context, text string) error {
 func (p *Process) WaitOutputTimes(ctx context.Context, text string, n int) error {
 	for {
 		p.mu.Lock()
-		found, wrote := strings.Count(p.out.String(), text) >= n, p.wrote
+		found, wrote := strings.Count(p.all.String(), text) >= n, p.wrote
 		p.mu.Unlock()
 		if found {
 			return nil

@@ -6,9 +6,55 @@ import (
 	"os"
 )
 
-// A Report is what the copier wrote to its --report file.
+// A Report is what the copier wrote to its --report file, as far as the books
+// have to balance. It is read by the file's own names: what users' programs would
+// meet.
 type Report struct {
-	values map[string]any
+	Final     bool     `json:"final"`
+	Headline  string   `json:"headline"`
+	SumsWrong []string `json:"sums_wrong"`
+	Packets   struct {
+		Captured      uint64            `json:"captured"`
+		KernelDropped uint64            `json:"kernel_dropped"`
+		By            map[string]uint64 `json:"by"`
+	} `json:"packets"`
+	Flows struct {
+		Seen     uint64            `json:"seen"`
+		Pending  uint64            `json:"pending"`
+		Admitted uint64            `json:"admitted"`
+		Refused  map[string]uint64 `json:"refused"`
+		Live     uint64            `json:"live"`
+		Ended    map[string]uint64 `json:"ended_online"`
+		GivenUp  map[string]uint64 `json:"given_up"`
+	} `json:"flows"`
+	Client struct {
+		Captured      Count            `json:"captured"`
+		Sent          Count            `json:"sent"`
+		Retransmitted Count            `json:"retransmitted"`
+		Duplicate     Count            `json:"duplicate_capture"`
+		Stored        Count            `json:"stored"`
+		Dropped       map[string]Count `json:"dropped"`
+	} `json:"client"`
+	Sent struct {
+		Delivered  Count            `json:"delivered"`
+		Dropped    map[string]Count `json:"dropped"`
+		AfterClose Count            `json:"after_close"`
+		TunnelLost Count            `json:"tunnel_lost"`
+		InFlight   Count            `json:"in_flight"`
+	} `json:"sent"`
+	Sessions struct {
+		Opened      uint64            `json:"opened"`
+		Established uint64            `json:"established"`
+		Open        uint64            `json:"open"`
+		Closed      map[string]uint64 `json:"closed"`
+		Lost        uint64            `json:"lost"`
+	} `json:"sessions"`
+}
+
+// A Count is a number of segments and of the bytes in them.
+type Count struct {
+	Segments uint64 `json:"segments"`
+	Bytes    uint64 `json:"bytes"`
 }
 
 // ReadReport reads a report file.
@@ -18,13 +64,60 @@ func ReadReport(file string) (*Report, error) {
 		return nil, err
 	}
 	r := &Report{}
-	if err := json.Unmarshal(b, &r.values); err != nil {
+	if err := json.Unmarshal(b, r); err != nil {
 		return nil, fmt.Errorf("%s: %w", file, err)
 	}
 	return r, nil
 }
 
-// Check returns the sums that do not add up.
+// Check adds up what is in the report, not trusting the copier's own sums, and
+// returns what is wrong. Nothing may be under way any more.
 func (r *Report) Check() []string {
-	return nil
+	wrong := r.SumsWrong
+	same := func(what string, got, want uint64) {
+		if got != want {
+			wrong = append(wrong, fmt.Sprintf("%s: %d, its parts are %d", what, got, want))
+		}
+	}
+	counts := func(what string, got Count, parts ...Count) {
+		want := sumCounts(parts)
+		same(what+" (segments)", got.Segments, want.Segments)
+		same(what+" (bytes)", got.Bytes, want.Bytes)
+	}
+	if !r.Final {
+		wrong = append(wrong, "the report is not the final one")
+	}
+	f, c, s := &r.Flows, &r.Client, &r.Sessions
+	same("packets captured", r.Packets.Captured, sum(r.Packets.By))
+	same("flows seen", f.Seen, f.Admitted+sum(f.Refused))
+	same("flows admitted", f.Admitted, sum(f.Ended)+sum(f.GivenUp))
+	counts("captured of clients", c.Captured, append(values(c.Dropped), c.Sent, c.Retransmitted, c.Duplicate)...)
+	counts("sent", c.Sent, append(values(r.Sent.Dropped), r.Sent.Delivered, r.Sent.AfterClose, r.Sent.TunnelLost)...)
+	same("sessions opened", s.Opened, sum(s.Closed)+s.Lost)
+	same("sessions opened for flows admitted", s.Opened, f.Admitted)
+	same("under way after the end", 0, f.Pending+f.Live+s.Open+c.Stored.Segments+r.Sent.InFlight.Segments)
+	return wrong
+}
+
+func sum(parts map[string]uint64) (all uint64) {
+	for _, n := range parts {
+		all += n
+	}
+	return all
+}
+
+func values(m map[string]Count) []Count {
+	var all []Count
+	for _, c := range m {
+		all = append(all, c)
+	}
+	return all
+}
+
+func sumCounts(parts []Count) (all Count) {
+	for _, c := range parts {
+		all.Segments += c.Segments
+		all.Bytes += c.Bytes
+	}
+	return all
 }

@@ -15,11 +15,9 @@ import (
 
 // What the programs log, as far as anyone waits for it.
 const (
-	CopierReady    = "copying"   // the copier captures and the tunnel is up
-	ResponderReady = "listening" // the responder accepts copiers
-	TunnelUp       = "connected" // the copier, at each connection
-	StatusLine     = "status"    // both, every 10 s and on SIGUSR1
-	LedgerTitle    = "ledger"    // the copier, above its final account
+	TunnelUp       = "tunnel is up" // the copier, at each connection; it captures already
+	ResponderReady = "listening"    // the responder accepts copiers
+	StatusLine     = "msg=status"   // both, every 10 s and on SIGUSR1
 )
 
 // A Rig runs the product in a Lab.
@@ -59,7 +57,7 @@ func (r *Rig) StartResponder(ctx context.Context, args ...string) (*Process, err
 // responder's invite, and waits until it copies.
 func (r *Rig) StartCopier(ctx context.Context, maps string, args ...string) (*Process, error) {
 	argv := r.Copier("-x", maps, "--invite-file", r.InviteFile(), "--report", r.ReportFile())
-	return startReady(ctx, r.Lab.Online, CopierReady, "copier", append(argv, args...))
+	return startReady(ctx, r.Lab.Online, TunnelUp, "copier", append(argv, args...))
 }
 
 func startReady(ctx context.Context, ns *testnet.NS, ready, name string, argv []string) (*Process, error) {
