@@ -120,13 +120,13 @@ func writeControl(w io.Writer, t controlType, msg any) error {
 	return err
 }
 
-// readControl reads the next message, which must be of type want.
-func readControl(r io.Reader, want controlType, limit int, msg any) error {
+// readControl reads the next message, which must be of type want and short.
+func readControl(r io.Reader, want controlType, msg any) error {
 	h, err := readControlHeader(r)
 	if err != nil {
 		return err
 	}
-	body, err := readControlBody(r, h, want, limit)
+	body, err := readControlBody(r, h, want, maxControl)
 	if err != nil {
 		return err
 	}

@@ -119,7 +119,7 @@ func TestNewClientRefuses(t *testing.T) {
 // rawCopier speaks the handshake by hand, to break it.
 func rawCopier(t *testing.T, addr string) (*quic.Conn, *quic.Stream) {
 	t.Helper()
-	conn, err := quic.DialAddr(testContext(t), addr, clientTLS(), quicConfig(0, MaxLanes))
+	conn, err := quic.DialAddr(testContext(t), addr, clientTLS(), quicConfig(0))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -266,7 +266,7 @@ func TestUnprovenConnectionsAreLimited(t *testing.T) {
 	var refused error
 	var conns []*quic.Conn
 	for range maxUnproven + 1 {
-		conn, err := quic.DialAddr(testContext(t), s.Addr().String(), clientTLS(), quicConfig(0, MaxLanes))
+		conn, err := quic.DialAddr(testContext(t), s.Addr().String(), clientTLS(), quicConfig(0))
 		if err != nil {
 			refused = err
 			break
@@ -316,7 +316,7 @@ func FuzzControlMessages(f *testing.F) {
 }
 
 func FuzzPreamble(f *testing.F) {
-	f.Add(appendPreamble(nil, 3), 4, 1, 2)
+	f.Add(preamble(3), 4, 1, 2)
 	f.Fuzz(func(t *testing.T, b []byte, lanes, index, n int) {
 		if len(b) != preambleLen || lanes < 1 || lanes > MaxLanes || n < 1 || n > lanes || index < 0 || index >= n {
 			return
@@ -325,7 +325,7 @@ func FuzzPreamble(f *testing.F) {
 		if err != nil {
 			return
 		}
-		if lane < 0 || lane >= lanes || string(appendPreamble(nil, lane)) != string(b) {
+		if lane < 0 || lane >= lanes || string(preamble(lane)) != string(b) {
 			t.Fatalf("%x gave lane %d", b, lane)
 		}
 	})

@@ -42,7 +42,10 @@ func TestQueueFull(t *testing.T) {
 	if ends < 20_000 {
 		t.Errorf("only %d flows could be ended in a full queue", ends)
 	}
-	if chunks := len(l.out.queue) + len(l.out.free) + 2; chunks*chunkLen > 2*(minQueue+endReserve)+4*chunkLen {
+	l.mu.Lock()
+	chunks := len(l.out.queue) + len(l.out.free) + 2
+	l.mu.Unlock()
+	if chunks*chunkLen > 2*(minQueue+endReserve)+4*chunkLen {
 		t.Errorf("%d chunks of %d bytes for a queue of %d", chunks, chunkLen, minQueue)
 	}
 	l.Flush()
@@ -66,6 +69,7 @@ func TestQueueFull(t *testing.T) {
 				next++
 			case frame.TypeFin:
 				fins++
+			default:
 			}
 			b = rest
 		}

@@ -89,7 +89,7 @@ func (c *Client) dialSession(ctx context.Context, to netip.AddrPort) (_ *session
 			} else if err := writeControl(l.control, controlJoin, joinMsg{Session: welcome.Session, Index: i}); err != nil {
 				return err
 			}
-			return readControl(l.control, controlWelcome, maxControl, &welcome)
+			return readControl(l.control, controlWelcome, &welcome)
 		})
 		if err != nil {
 			return nil, err
@@ -115,7 +115,7 @@ func (c *Client) dialLink(ctx context.Context, to netip.AddrPort) (_ *link, err 
 		return nil, err
 	}
 	l.transport = &quic.Transport{Conn: l.socket}
-	config := quicConfig(0, MaxLanes)
+	config := quicConfig(0)
 	config.KeepAlivePeriod = keepAlive
 	short, cancel := context.WithTimeoutCause(ctx, dialTimeout, errNoAnswer)
 	defer cancel()
@@ -181,7 +181,7 @@ func (c *Client) prove(l *link) (err error) {
 		return err
 	}
 	var answer proofMsg
-	if err := readControl(l.control, controlProved, maxControl, &answer); err != nil {
+	if err := readControl(l.control, controlProved, &answer); err != nil {
 		return err
 	}
 	if !proven(&state, c.cfg.Invite.Secret, responderLabel, answer.Proof) {

@@ -75,15 +75,11 @@ func (p *Peer) run() {
 		stop := context.AfterFunc(c.conn.Context(), func() { p.fail(context.Cause(c.conn.Context())) })
 		defer stop()
 		wg.Go(func() {
-			if err := p.acceptLanes(c.conn, i); err != nil {
-				p.fail(err)
-			}
+			p.fail(p.acceptLanes(c.conn, i))
 		})
 	}
 	wg.Go(func() {
-		if err := answerPings(p.conns[0].control); err != nil {
-			p.fail(err)
-		}
+		p.fail(answerPings(p.conns[0].control))
 	})
 	for i, l := range p.lanes {
 		wg.Go(func() {
@@ -99,7 +95,7 @@ func (p *Peer) run() {
 	wg.Wait()
 }
 
-// acceptLanes takes the copier's streams on connection index.
+// acceptLanes takes the copier's streams on connection index until it ends.
 func (p *Peer) acceptLanes(conn *quic.Conn, index int) error {
 	for {
 		stream, err := conn.AcceptUniStream(conn.Context())
@@ -122,11 +118,11 @@ func (p *Peer) acceptLanes(conn *quic.Conn, index int) error {
 	}
 }
 
-// answerPings tells the copier our clock.
+// answerPings tells the copier our clock until the connection ends.
 func answerPings(control *quic.Stream) error {
 	for {
 		var msg clockMsg
-		if err := readControl(control, controlPing, maxControl, &msg); err != nil {
+		if err := readControl(control, controlPing, &msg); err != nil {
 			return err
 		}
 		msg.T1 = time.Now().UnixNano()

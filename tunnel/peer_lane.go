@@ -198,7 +198,7 @@ func (l *PeerLane) write(conn *quic.Conn, index int) error {
 	if err != nil {
 		return err
 	}
-	if _, err := stream.Write(appendPreamble(nil, index)); err != nil {
+	if _, err := stream.Write(preamble(index)); err != nil {
 		return err
 	}
 	var spare []byte

@@ -33,22 +33,19 @@ const maxReason = 900
 // udpBuffer is what quic-go wants of the sockets' buffers.
 const udpBuffer = 7 << 20
 
-// quicConfig returns the settings of both sides; streams are how many streams
-// the peer may open.
-func quicConfig(biStreams, uniStreams int) *quic.Config {
-	unlessNone := func(n int) int64 {
-		if n == 0 {
-			return -1
-		}
-		return int64(n)
+// quicConfig returns the settings of both sides; biStreams is how many
+// bidirectional streams the peer may open.
+func quicConfig(biStreams int64) *quic.Config {
+	if biStreams == 0 {
+		biStreams = -1 // quic-go's word for none
 	}
 	return &quic.Config{
 		HandshakeIdleTimeout:       handshakeTimeout / 2, // quic-go allows twice that in all
 		MaxIdleTimeout:             idleTimeout,
 		MaxStreamReceiveWindow:     16 << 20,
 		MaxConnectionReceiveWindow: 32 << 20,
-		MaxIncomingStreams:         unlessNone(biStreams),
-		MaxIncomingUniStreams:      unlessNone(uniStreams),
+		MaxIncomingStreams:         biStreams,
+		MaxIncomingUniStreams:      MaxLanes,
 	}
 }
 
@@ -145,8 +142,8 @@ const (
 	preambleMagic = 0x4654 // "FT"
 )
 
-func appendPreamble(b []byte, lane int) []byte {
-	return binary.BigEndian.AppendUint32(b, preambleMagic<<16|uint32(lane))
+func preamble(lane int) []byte {
+	return binary.BigEndian.AppendUint32(nil, preambleMagic<<16|uint32(lane))
 }
 
 // parsePreamble returns the number of the lane, which is one of lanes and

@@ -119,7 +119,7 @@ func (s *Server) handshake(ctx context.Context, conn *quic.Conn) error {
 // prove checks the copier's proof and answers with ours.
 func (s *Server) prove(conn *quic.Conn, control *quic.Stream) error {
 	var msg proofMsg
-	if err := readControl(control, controlProof, maxControl, &msg); err != nil {
+	if err := readControl(control, controlProof, &msg); err != nil {
 		return err
 	}
 	version, ok := commonVersion(protocolVersions(), msg.Versions)

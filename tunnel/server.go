@@ -94,7 +94,7 @@ func Listen(cfg ServerConfig) (*Server, error) {
 		VerifySourceAddress: func(net.Addr) bool { return s.unproven.Load() > maxUnproven/2 },
 		ConnContext:         s.admit,
 	}
-	config := quicConfig(1, MaxLanes)
+	config := quicConfig(1)
 	s.listener, err = s.transport.Listen(serverTLS(cfg.Identity), config)
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("tunnel: listen on %s: %w", cfg.Addr, err), socket.Close())

@@ -81,7 +81,7 @@ func (s *session) start(lanes []*Lane, epoch uint64, returned *atomic.Uint64, en
 	for i, lane := range lanes {
 		stream, err := s.link(i).conn.OpenUniStream()
 		if err == nil {
-			_, err = stream.Write(appendPreamble(nil, i))
+			_, err = stream.Write(preamble(i))
 		}
 		if err != nil {
 			s.fail(lost(err))
@@ -197,7 +197,7 @@ func (c *clock) run(control *quic.Stream, failed <-chan struct{}) error {
 		if err := writeControl(control, controlPing, clockMsg{T0: t0}); err != nil {
 			return err
 		}
-		if err := readControl(control, controlPong, maxControl, &pong); err != nil {
+		if err := readControl(control, controlPong, &pong); err != nil {
 			return err
 		}
 		c.add(t0, pong.T1, time.Now().UnixNano())

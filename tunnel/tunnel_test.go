@@ -19,20 +19,21 @@ import (
 // deadline bounds every wait of these tests; nothing is expected to take long.
 const deadline = 20 * time.Second
 
-func testContext(t testing.TB) context.Context {
-	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), deadline)
-	t.Cleanup(cancel)
+func testContext(tb testing.TB) context.Context {
+	tb.Helper()
+	ctx, cancel := context.WithTimeout(tb.Context(), deadline)
+	tb.Cleanup(cancel)
 	return ctx
 }
 
 // checkLeaks fails the test when goroutines of this package or of quic-go are
 // left when everything has been closed.
-func checkLeaks(t testing.TB) {
-	t.Helper()
-	t.Cleanup(func() {
+func checkLeaks(tb testing.TB) {
+	tb.Helper()
+	tb.Cleanup(func() {
 		var stacks string
-		for end := time.Now().Add(deadline); time.Now().Before(end); runtime.Gosched() {
+		for end := time.Now().Add(deadline); time.Now().Before(end); {
+			<-time.After(time.Millisecond)
 			b := make([]byte, 1<<20)
 			stacks = ""
 			for _, s := range strings.Split(string(b[:runtime.Stack(b, true)]), "\n\n") {
@@ -44,7 +45,7 @@ func checkLeaks(t testing.TB) {
 				return
 			}
 		}
-		t.Errorf("goroutines left:\n%s", stacks)
+		tb.Errorf("goroutines left:\n%s", stacks)
 	})
 }
 
@@ -69,20 +70,21 @@ func (l *logBuffer) String() string {
 func (l *logBuffer) logger() *slog.Logger { return slog.New(slog.NewTextHandler(l, nil)) }
 
 // eventually waits until ok says so.
-func eventually(t testing.TB, what string, ok func() bool) {
-	t.Helper()
-	for end := time.Now().Add(deadline); !ok(); runtime.Gosched() {
+func eventually(tb testing.TB, what string, ok func() bool) {
+	tb.Helper()
+	for end := time.Now().Add(deadline); !ok(); {
+		<-time.After(time.Millisecond)
 		if time.Now().After(end) {
-			t.Fatalf("%s: did not happen", what)
+			tb.Fatalf("%s: did not happen", what)
 		}
 	}
 }
 
-func testIdentity(t testing.TB) Identity {
-	t.Helper()
-	id, err := LoadIdentity(t.TempDir())
+func testIdentity(tb testing.TB) Identity {
+	tb.Helper()
+	id, err := LoadIdentity(tb.TempDir())
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	return id
 }
@@ -91,21 +93,21 @@ func testMaps() []Map {
 	return []Map{{Port: 80, Target: netip.MustParseAddrPort("192.0.2.1:80")}}
 }
 
-func listen(t testing.TB, cfg ServerConfig) *Server {
-	t.Helper()
+func listen(tb testing.TB, cfg ServerConfig) *Server {
+	tb.Helper()
 	if cfg.Addr == "" {
 		cfg.Addr = "127.0.0.1:0"
 	}
 	s, err := Listen(cfg)
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
-	t.Cleanup(func() { _ = s.Close() })
+	tb.Cleanup(func() { _ = s.Close() })
 	return s
 }
 
-func newClient(t testing.TB, cfg ClientConfig) *Client {
-	t.Helper()
+func newClient(tb testing.TB, cfg ClientConfig) *Client {
+	tb.Helper()
 	if cfg.Maps == nil {
 		cfg.Maps = testMaps()
 	}
@@ -114,26 +116,26 @@ func newClient(t testing.TB, cfg ClientConfig) *Client {
 	}
 	c, err := NewClient(cfg)
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
-	t.Cleanup(func() { _ = c.Close() })
+	tb.Cleanup(func() { _ = c.Close() })
 	return c
 }
 
 // pair connects a copier and a responder.
-func pair(t testing.TB, cfg ClientConfig) (*Client, *Peer) {
-	t.Helper()
-	checkLeaks(t)
-	id := testIdentity(t)
-	s := listen(t, ServerConfig{Identity: id})
+func pair(tb testing.TB, cfg ClientConfig) (*Client, *Peer) {
+	tb.Helper()
+	checkLeaks(tb)
+	id := testIdentity(tb)
+	s := listen(tb, ServerConfig{Identity: id})
 	cfg.Invite = id.Invite([]string{s.Addr().String()}, time.Time{})
-	c := newClient(t, cfg)
-	if err := c.Connect(testContext(t)); err != nil {
-		t.Fatal(err)
+	c := newClient(tb, cfg)
+	if err := c.Connect(testContext(tb)); err != nil {
+		tb.Fatal(err)
 	}
-	p, err := s.Accept(testContext(t))
+	p, err := s.Accept(testContext(tb))
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	for i := range c.cfg.Lanes {
 		c.Lane(i).Epoch()
@@ -142,17 +144,17 @@ func pair(t testing.TB, cfg ClientConfig) (*Client, *Peer) {
 }
 
 // readFrames reads n frames of a lane.
-func readFrames(t testing.TB, l *PeerLane, n int) (types []frame.Type, payload []byte) {
-	t.Helper()
+func readFrames(tb testing.TB, l *PeerLane, n int) (types []frame.Type, payload []byte) {
+	tb.Helper()
 	for len(types) < n {
 		b, err := l.Read()
 		if err != nil {
-			t.Fatalf("read after %d of %d frames: %v", len(types), n, err)
+			tb.Fatalf("read after %d of %d frames: %v", len(types), n, err)
 		}
 		for len(b) > 0 {
 			typ, _, body, rest, err := frame.Next(b)
 			if err != nil {
-				t.Fatal(err)
+				tb.Fatal(err)
 			}
 			types = append(types, typ)
 			if typ == frame.TypeData {

@@ -249,6 +249,7 @@ func TestDoesNotAllocate(t *testing.T) {
 			case TypeOpen:
 				o, _ := ParseOpen(body)
 				sink += uint64(o.MSS)
+			default:
 			}
 			rest = next
 		}
