@@ -1,6 +1,7 @@
 package netstack
 
 import (
+	"bufio"
 	"context"
 	"fmt"
 	"io"
@@ -10,9 +11,11 @@ import (
 	"os"
 	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
 	"gvisor.dev/gvisor/pkg/refs"
 
 	"flowtwin/internal/testnet"
@@ -20,6 +23,10 @@ import (
 
 func TestMain(m *testing.M) {
 	refs.SetLeakMode(refs.LeaksPanic)
+	if addr := os.Getenv(echoEnv); addr != "" {
+		echoForever(addr)
+		return
+	}
 	code := m.Run()
 	refs.DoLeakCheck()
 	os.Exit(code)
@@ -88,6 +95,56 @@ func (h *host) serve(t testing.TB, addr string, f func(*net.TCPConn)) netip.Addr
 		}
 	}()
 	return netip.MustParseAddrPort(l.Addr().String())
+}
+
+const echoEnv = "FLOWTWIN_TEST_ECHO"
+
+// echoForever is the program of an echo server in a process of its own: the files
+// that a process may have open do not suffice for both ends of 10,000 connections.
+func echoForever(addr string) {
+	lc := net.ListenConfig{Control: func(_, _ string, c syscall.RawConn) error {
+		return c.Control(func(fd uintptr) {
+			_ = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_REUSEPORT, 1)
+		})
+	}}
+	l, err := lc.Listen(context.Background(), "tcp", addr)
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	fmt.Println("listening")
+	for {
+		c, err := l.Accept()
+		if err != nil {
+			fmt.Println(err)
+			return
+		}
+		go echo(c.(*net.TCPConn))
+	}
+}
+
+// serveOutside runs n processes of echoForever at addr inside the namespace.
+func (h *host) serveOutside(t testing.TB, addr string, n int) netip.AddrPort {
+	t.Helper()
+	for range n {
+		cmd := h.ns.Command(os.Args[0])
+		cmd.Env = append(os.Environ(), echoEnv+"="+addr)
+		out, err := cmd.StdoutPipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() {
+			cmd.Process.Kill()
+			cmd.Wait()
+		})
+		if line, err := bufio.NewReader(out).ReadString('\n'); line != "listening\n" {
+			t.Fatalf("echo server: %q, %v", line, err)
+		}
+	}
+	return netip.MustParseAddrPort(addr)
 }
 
 // echo is a server that returns what it gets until the client's FIN.
@@ -165,7 +222,7 @@ func (h *host) awaitEmpty(t testing.TB) {
 func (h *host) snmp(t testing.TB, proto, name string) int {
 	t.Helper()
 	var names []string
-	for line := range strings.Lines(h.ns.Run(t, "cat", "/proc/net/snmp")) {
+	for line := range strings.Lines(h.ns.Run(t, "cat", "/proc/net/snmp", "/proc/net/netstat")) {
 		f := strings.Fields(line)
 		if f[0] != proto+":" {
 			continue
