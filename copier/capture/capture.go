@@ -38,19 +38,38 @@ type Config struct {
 	Matches    []Match
 	Rings      int           // one per shard, hashed by flow (PACKET_FANOUT_HASH) when > 1
 	RingBytes  int           // per ring, default 8 MiB
-	Block      int           // bytes, default 256 KiB, the most that is captured of a packet
+	Block      int           // bytes, the most that is captured of a packet; default 128 KiB, more where interfaces merge more
 	Retire     time.Duration // a packet waits at most so long for its block, default 1 ms
 	Log        *slog.Logger
 }
 
+// Each timeout hands a block over, be there one packet in it, so the number of
+// blocks is how many timeouts the reader may be away before packets are dropped.
+// Measured with four busy loops on the reader's CPU, 10,000 packets/s, 8 MiB and
+// 1 ms: blocks of 1 MiB, 512, 256 and 128 KiB lost 728, 1460, 112 and 0 of 50,000.
+//
+// The timeout costs wakes: at 1,000 packets/s spread evenly 0.5 % of a CPU with
+// 1 ms and with 4 ms, at 5,000 1.2 and 0.6 %, at 10,000 1.3 and 0.3 %.
 const (
 	defaultRingBytes = 8 << 20
-	defaultBlock     = 256 << 10
 	defaultRetire    = time.Millisecond
 
-	minBlock = 128 << 10 // a super-packet of 64 KiB and the headers of the block
+	minBlock = 128 << 10 // a super-packet of 64 KiB and the headers around it
 	maxRings = 256       // PACKET_FANOUT_MAX of old kernels
 )
+
+// blockHeadroom is more than the headers of a block and of a packet in it.
+const blockHeadroom = 4096
+
+// blockFor returns the size of blocks that hold packets of mergeBytes, four to a
+// ring at least: what is larger yet is cut, which its reader sees.
+func blockFor(mergeBytes, ringBytes int) int {
+	n := minBlock
+	for n < mergeBytes+blockHeadroom && n*8 <= ringBytes {
+		n *= 2
+	}
+	return n
+}
 
 // filled returns c with its defaults, or says which field is wrong.
 func (c Config) filled() (Config, error) {
@@ -64,7 +83,6 @@ func (c Config) filled() (Config, error) {
 	}
 	c.Rings = defaulted(c.Rings, 1)
 	c.RingBytes = defaulted(c.RingBytes, defaultRingBytes)
-	c.Block = defaulted(c.Block, defaultBlock)
 	c.Retire = defaulted(c.Retire, defaultRetire)
 	if c.Log == nil {
 		c.Log = slog.New(slog.DiscardHandler)
@@ -73,10 +91,10 @@ func (c Config) filled() (Config, error) {
 	switch {
 	case c.Rings < 0 || c.Rings > maxRings:
 		return c, fmt.Errorf("capture: Rings: %d is not within 1..%d", c.Rings, maxRings)
-	case c.Block < minBlock || c.Block%page != 0:
+	case c.Block != 0 && (c.Block < minBlock || c.Block%page != 0):
 		return c, fmt.Errorf("capture: Block: %d bytes is not a multiple of %d from %d on", c.Block, page, minBlock)
-	case c.RingBytes < 2*c.Block:
-		return c, fmt.Errorf("capture: RingBytes: %d bytes do not hold two blocks of %d", c.RingBytes, c.Block)
+	case c.RingBytes < 2*max(c.Block, minBlock):
+		return c, fmt.Errorf("capture: RingBytes: %d bytes do not hold two blocks of %d", c.RingBytes, max(c.Block, minBlock))
 	case c.Retire < time.Millisecond:
 		return c, fmt.Errorf("capture: Retire: %v is less than 1ms", c.Retire)
 	}

@@ -9,7 +9,7 @@ import (
 )
 
 const (
-	keepWhole   = 0x40000 // larger than what a block holds
+	keepWhole   = 1 << 20 // more than the kernel merges into one packet (GRO_MAX_SIZE)
 	keepHeaders = 192     // IP with extensions or options, and 60 bytes of TCP
 
 	protoTCP = 6
@@ -64,7 +64,7 @@ func (s filterSpec) build() ([]bpf.Instruction, error) {
 
 	f.emit(bpf.LoadExtension{Num: bpf.ExtType}, bpf.StoreScratch{Src: bpf.RegA, N: slotType})
 	toServer := f.label()
-	f.jumpUnless(bpf.JumpEqual, typeOutgoing, toServer)
+	f.jumpUnless(typeOutgoing, toServer)
 	f.fromServer()
 	f.place(toServer)
 	f.toServer()
@@ -117,7 +117,7 @@ func (f *filter) tags() {
 	f.emit(bpf.LoadExtension{Num: bpf.ExtVLANTagPresent})
 	f.jumpIf(bpf.JumpEqual, 0, none)
 	f.emit(bpf.LoadExtension{Num: bpf.ExtVLANTag}, bpf.ALUOpConstant{Op: bpf.ALUOpAnd, Val: 0x0fff})
-	f.jumpUnless(bpf.JumpEqual, 0, f.drop)
+	f.jumpUnless(0, f.drop)
 	f.place(none)
 	f.emit(bpf.LoadExtension{Num: bpf.ExtProto})
 	f.jumpIf(bpf.JumpEqual, etherVLAN, f.drop)
@@ -135,11 +135,11 @@ func (f *filter) fromServer() {
 	f.jumpIf(bpf.JumpEqual, etherIPv6, v6)
 	known := f.label()
 	f.jumpIf(bpf.JumpEqual, etherVLAN, known)
-	f.jumpUnless(bpf.JumpEqual, etherQinQ, f.drop)
+	f.jumpUnless(etherQinQ, f.drop)
 	f.place(known)
 	f.emit(bpf.LoadAbsolute{Off: 0, Size: 1}, bpf.ALUOpConstant{Op: bpf.ALUOpShiftRight, Val: 4})
 	f.jumpIf(bpf.JumpEqual, 4, v4)
-	f.jumpUnless(bpf.JumpEqual, 6, f.drop)
+	f.jumpUnless(6, f.drop)
 	f.place(v6)
 	f.read6(0, 8, 0)
 	f.place(v4)
@@ -157,11 +157,11 @@ func (f *filter) toServer() {
 	f.jumpIf(bpf.JumpEqual, etherIPv6, v6)
 	known := f.label()
 	f.jumpIf(bpf.JumpEqual, etherVLAN, known)
-	f.jumpUnless(bpf.JumpEqual, etherQinQ, f.drop)
+	f.jumpUnless(etherQinQ, f.drop)
 	f.place(known)
 	f.emit(bpf.LoadAbsolute{Off: 2, Size: 2})
 	f.jumpIf(bpf.JumpEqual, etherIPv4, tagged4)
-	f.jumpUnless(bpf.JumpEqual, etherIPv6, f.drop)
+	f.jumpUnless(etherIPv6, f.drop)
 	f.read6(tagLen, 24, 2)
 	f.place(tagged4)
 	f.read4(tagLen, 16, 2)
@@ -175,7 +175,7 @@ func (f *filter) toServer() {
 // scratch memory; addr and port are their offsets in the IP and TCP header.
 func (f *filter) read4(base, addr, port uint32) {
 	f.emit(bpf.LoadAbsolute{Off: base + 9, Size: 1})
-	f.jumpUnless(bpf.JumpEqual, protoTCP, f.drop)
+	f.jumpUnless(protoTCP, f.drop)
 	f.emit(bpf.LoadAbsolute{Off: base + addr, Size: 4}, bpf.StoreScratch{Src: bpf.RegA, N: slotAddr})
 	f.emit(bpf.LoadAbsolute{Off: base + 6, Size: 2})
 	f.jumpIf(bpf.JumpBitsSet, 0x1fff, f.addr4) // no ports in a later fragment
@@ -196,7 +196,7 @@ func (f *filter) read6(base, addr, port uint32) {
 	for _, ext := range []uint32{0, 43, 44, 51, 60} { // as packet.View skips them
 		f.jumpIf(bpf.JumpEqual, ext, f.addr6)
 	}
-	f.jumpUnless(bpf.JumpEqual, protoTCP, f.drop)
+	f.jumpUnless(protoTCP, f.drop)
 	f.emit(bpf.LoadAbsolute{Off: base + 40 + port, Size: 2}, bpf.StoreScratch{Src: bpf.RegA, N: slotPort})
 	f.jump(f.match6)
 }
@@ -285,7 +285,7 @@ func (f *filter) compare(words []uint32, other label) {
 		// The last word of IPv6 addresses differs most often.
 		i = len(words) - 1 - i
 		f.emit(bpf.LoadScratch{Dst: bpf.RegA, N: slotAddr + i})
-		f.jumpUnless(bpf.JumpEqual, words[i], other)
+		f.jumpUnless(words[i], other)
 	}
 }
 
@@ -295,6 +295,6 @@ func (f *filter) oursOnly() {
 	ours := f.label()
 	f.emit(bpf.LoadScratch{Dst: bpf.RegA, N: slotType})
 	f.jumpIf(bpf.JumpEqual, typeHost, ours)
-	f.jumpUnless(bpf.JumpEqual, typeOutgoing, f.drop)
+	f.jumpUnless(typeOutgoing, f.drop)
 	f.place(ours)
 }

@@ -22,8 +22,8 @@ type kernelSays struct {
 
 // run runs the program for pkt with the ancillary loads replaced by what they
 // would give: the emulator has none.
-func run(t testing.TB, prog []bpf.Instruction, k kernelSays, pkt []byte) int {
-	t.Helper()
+func run(tb testing.TB, prog []bpf.Instruction, k kernelSays, pkt []byte) int {
+	tb.Helper()
 	prog = append([]bpf.Instruction(nil), prog...)
 	for i, ins := range prog {
 		ext, ok := ins.(bpf.LoadExtension)
@@ -47,26 +47,26 @@ func run(t testing.TB, prog []bpf.Instruction, k kernelSays, pkt []byte) int {
 				v = *k.tag
 			}
 		default:
-			t.Fatalf("extension %v", ext.Num)
+			tb.Fatalf("extension %v", ext.Num)
 		}
 		prog[i] = bpf.LoadConstant{Dst: bpf.RegA, Val: v}
 	}
 	vm, err := bpf.NewVM(prog)
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	n, err := vm.Run(pkt)
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	return n
 }
 
-func built(t testing.TB, spec filterSpec) []bpf.Instruction {
-	t.Helper()
+func built(tb testing.TB, spec filterSpec) []bpf.Instruction {
+	tb.Helper()
 	prog, err := spec.build()
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	return prog
 }
@@ -252,7 +252,7 @@ func accepted(t *testing.T, prog []bpf.Instruction) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer unix.Close(fd)
+	defer func() { _ = unix.Close(fd) }()
 	if err := (&socket{fd: fd}).setFilter(raw); err != nil {
 		t.Error(err)
 	}

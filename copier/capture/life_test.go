@@ -219,10 +219,10 @@ func TestDropsAreCounted(t *testing.T) {
 }
 
 // idle opens a ring that receives nothing.
-func idle(t testing.TB) (*Set, *Ring) {
-	t.Helper()
-	ns := testnet.New(t, "capidle")
-	set := openIn(t, ns, Config{Matches: []Match{{Port: 80}}})
+func idle(tb testing.TB) (*Set, *Ring) {
+	tb.Helper()
+	ns := testnet.New(tb, "capidle")
+	set := openIn(tb, ns, Config{Matches: []Match{{Port: 80}}})
 	return set, set.Ring(0)
 }
 
@@ -367,7 +367,7 @@ func TestOpenErrors(t *testing.T) {
 		{"no port", Config{Matches: []Match{{}}}, "Matches"},
 		{"unknown interface", Config{Matches: []Match{{Port: 80}}, Interfaces: []string{"lo", "eth7"}}, `no interface "eth7"; there are lo`},
 		{"small block", Config{Matches: []Match{{Port: 80}}, Block: 4096}, "Block"},
-		{"small ring", Config{Matches: []Match{{Port: 80}}, RingBytes: 256 << 10}, "RingBytes"},
+		{"small ring", Config{Matches: []Match{{Port: 80}}, RingBytes: minBlock}, "RingBytes"},
 		{"retire", Config{Matches: []Match{{Port: 80}}, Retire: time.Microsecond}, "Retire"},
 		{"rings", Config{Matches: []Match{{Port: 80}}, Rings: -1}, "Rings"},
 	}

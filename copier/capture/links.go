@@ -63,6 +63,17 @@ func missing(names []string, links []netlink.Link) error {
 	return nil
 }
 
+// largestMerge returns how large packets may get that any of links merges (GRO),
+// or that this host hands to it in one piece (GSO).
+func largestMerge(links []netlink.Link) int {
+	var n uint32
+	for _, l := range links {
+		a := l.Attrs()
+		n = max(n, a.GROMaxSize, a.GROIPv4MaxSize, a.GSOMaxSize, a.GSOIPv4MaxSize)
+	}
+	return int(n)
+}
+
 func indexes(ifs []iface) []uint32 {
 	out := make([]uint32, len(ifs))
 	for i, f := range ifs {

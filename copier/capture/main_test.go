@@ -19,17 +19,17 @@ import (
 const patience = 20 * time.Second // for anything that happens at once normally
 
 // openIn opens a capture inside ns, and closes it when the test ends.
-func openIn(t testing.TB, ns *testnet.NS, cfg Config) *Set {
-	t.Helper()
+func openIn(tb testing.TB, ns *testnet.NS, cfg Config) *Set {
+	tb.Helper()
 	var set *Set
 	var err error
 	ns.Do(func() { set, err = Open(cfg) })
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
-	t.Cleanup(func() {
+	tb.Cleanup(func() {
 		if err := set.Close(); err != nil {
-			t.Errorf("close: %v", err)
+			tb.Errorf("close: %v", err)
 		}
 	})
 	return set
@@ -56,30 +56,30 @@ type tap struct {
 	done    sync.WaitGroup
 }
 
-func startTap(t testing.TB, set *Set) *tap {
-	t.Helper()
+func startTap(tb testing.TB, set *Set) *tap {
+	tb.Helper()
 	tp := &tap{changed: make(chan struct{}, 1)}
 	for i, r := range set.rings {
-		tp.done.Go(func() { tp.read(t, i, r) })
+		tp.done.Go(func() { tp.read(tb, i, r) })
 	}
 	// Registered later than the set's Close, so called before it.
-	t.Cleanup(func() {
+	tb.Cleanup(func() {
 		if err := set.Close(); err != nil {
-			t.Error(err)
+			tb.Error(err)
 		}
 		tp.done.Wait()
 	})
 	return tp
 }
 
-func (tp *tap) read(t testing.TB, i int, r *Ring) {
+func (tp *tap) read(tb testing.TB, i int, r *Ring) {
 	for {
 		ok, err := r.Next(time.Second)
 		if errors.Is(err, os.ErrClosed) {
 			return
 		}
 		if err != nil {
-			t.Error(err)
+			tb.Error(err)
 			return
 		}
 		if ok {
@@ -182,7 +182,7 @@ func serve(t testing.TB, ns *testnet.NS, addr string, answer []byte) {
 				return
 			}
 			go func() {
-				defer c.Close()
+				defer func() { _ = c.Close() }()
 				_, _ = io.Copy(io.Discard, c)
 				_, _ = c.Write(answer)
 			}()
@@ -199,7 +199,7 @@ func request(t testing.TB, ns *testnet.NS, addr string, body []byte) []byte {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer c.Close()
+	defer func() { _ = c.Close() }()
 	if err := c.SetDeadline(time.Now().Add(patience)); err != nil {
 		t.Fatal(err)
 	}

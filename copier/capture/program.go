@@ -45,9 +45,9 @@ func (p *program) jumpIf(cond bpf.JumpTest, val uint32, l label) {
 	p.jump(l)
 }
 
-// jumpUnless goes to l when register A does not compare so with val.
-func (p *program) jumpUnless(cond bpf.JumpTest, val uint32, l label) {
-	p.emit(bpf.JumpIf{Cond: cond, Val: val, SkipTrue: 1})
+// jumpUnless goes to l when register A is not val.
+func (p *program) jumpUnless(val uint32, l label) {
+	p.emit(bpf.JumpIf{Cond: bpf.JumpEqual, Val: val, SkipTrue: 1})
 	p.jump(l)
 }
 

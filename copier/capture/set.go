@@ -49,6 +49,9 @@ func (s *Set) open() error {
 		return err
 	}
 	s.ifs = choose(s.cfg.Interfaces, links)
+	if s.cfg.Block == 0 {
+		s.cfg.Block = blockFor(largestMerge(links), s.cfg.RingBytes)
+	}
 	socks, err := s.openSockets()
 	if err != nil {
 		return err

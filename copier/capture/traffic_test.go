@@ -2,9 +2,12 @@ package capture
 
 import (
 	"bytes"
+	"errors"
 	"net"
 	"strings"
 	"testing"
+
+	"github.com/vishvananda/netlink"
 
 	"flowtwin/internal/packet"
 	"flowtwin/internal/testnet"
@@ -121,6 +124,49 @@ func TestUploadIsCapturedWhole(t *testing.T) {
 			}
 			if s := set.Ring(0).Stats(); s.Drops != 0 || s.Packets != uint64(len(all)) {
 				t.Errorf("kernel counted %+v, want %d packets and no drops", s, len(all))
+			}
+		})
+	}
+}
+
+// mergeMore lets an interface merge up to n bytes.
+func mergeMore(dev string, n int) error {
+	l, err := netlink.LinkByName(dev)
+	if err != nil {
+		return err
+	}
+	return errors.Join(netlink.LinkSetGSOMaxSize(l, n), netlink.LinkSetGROMaxSize(l, n),
+		netlink.LinkSetGSOIPv4MaxSize(l, n), netlink.LinkSetGROIPv4MaxSize(l, n))
+}
+
+// With BIG TCP (Linux 5.19 for IPv6, 6.3 for IPv4) interfaces merge to more than
+// 64 KiB: the length in the IP header is 0, and IPv6 may have an extension header.
+func TestBigTCPIsCapturedWhole(t *testing.T) {
+	for _, addr := range []string{"10.9.0.2:80", "[fd09::2]:80"} {
+		t.Run(addr, func(t *testing.T) {
+			client, server := pair(t)
+			for _, ns := range []*testnet.NS{client, server} {
+				var err error
+				ns.Do(func() { err = mergeMore("eth0", 200_000) })
+				if err != nil {
+					t.Skip("no BIG TCP here:", err)
+				}
+			}
+			body := randomBytes(t, 4<<20)
+			serve(t, server, addr, nil)
+			tp := startTap(t, openIn(t, server, Config{Matches: serverAt(addr), Interfaces: []string{"eth0"}}))
+			request(t, client, addr, body)
+			all := tp.until(t, fins(1))
+			if got := stream(t, all, true, len(body)); !bytes.Equal(got, body) {
+				t.Error("captured request differs from what was sent")
+			}
+			largest := 0
+			for _, p := range all {
+				largest = max(largest, p.WireLen)
+			}
+			t.Logf("largest packet: %d bytes", largest)
+			if largest <= 1<<16 {
+				t.Skip("the kernel merged nothing larger than 64 KiB")
 			}
 		})
 	}
