@@ -67,6 +67,15 @@ func TestEnds(t *testing.T) {
 			b.wait(time.Second)
 		}, "a", "fin reset", func(b *bench) bool { return b.book.Flows.Ended[report.ClientReset] == 1 }},
 
+		{"client resets before a gap is filled", func(b *bench, c *conn) {
+			b.feed(c.data("a"))
+			c.data("lost")
+			b.feed(c.data("b"), c.in(rst, c.sent, ""))
+			if b.store.Len() != 0 {
+				t.Error("its segment is still stored")
+			}
+		}, "a", "reset", func(b *bench) bool { return b.book.Client.Dropped[report.CaptureHole].Bytes == 1 }},
+
 		{"reset of an older connection", func(b *bench, c *conn) {
 			b.feed(c.data("abc"), c.in(rst, -5000, ""), c.data("d"))
 		}, "abcd", "", func(b *bench) bool { return b.book.Flows.Live == 1 }},
@@ -98,6 +107,7 @@ func TestEnds(t *testing.T) {
 		}, "", "fin", func(*bench) bool { return true }},
 
 		{"data behind the FIN", func(b *bench, c *conn) {
+			b.lane.answers = false
 			b.feed(c.data("a"), c.fin(), c.in(packet.ACK, c.sent, "garbage"))
 		}, "a", "fin", func(b *bench) bool { return b.book.Client.Dropped[report.AfterEnd].Bytes == 7 }},
 
@@ -173,6 +183,17 @@ func TestEnds(t *testing.T) {
 			b.feed(c.data("a"))
 			b.wait(2 * time.Minute)
 		}, "a", "abort:idle", func(b *bench) bool { return b.book.Flows.GivenUp[report.Idle] == 1 }},
+
+		{"given up, and its end was not captured", func(b *bench, c *conn) {
+			b.limit.idle = time.Minute
+			b.lane.full = true
+			b.feed(c.data("a"))
+			b.wait(time.Second)
+			if b.table.Len() != 1 {
+				t.Error("forgotten while it may live")
+			}
+			b.wait(2 * time.Minute)
+		}, "", "abort:overload", func(b *bench) bool { return b.table.Len() == 0 }},
 
 		{"queue full", func(b *bench, c *conn) {
 			b.feed(c.data("a"))
@@ -387,6 +408,50 @@ func TestTunnelBreaks(t *testing.T) {
 	b.wantData(b.lane.sessions[2], "new")
 }
 
+// An ACK of the tuple's last connection does not complete the new one's handshake.
+func TestStaleAck(t *testing.T) {
+	b, c := newBench(t), newConn()
+	b.feed(c.syn(), c.synAck())
+	stale := newConn()
+	stale.irs -= 100_000
+	b.feed(stale.ack())
+	if len(b.lane.sessions) != 0 {
+		t.Fatal("opened")
+	}
+	b.feed(c.ack())
+	b.session()
+}
+
+// Answers are counted by their sequence numbers: each byte once, and those that
+// the capture missed too.
+func TestAnswersCountOnce(t *testing.T) {
+	b, c := newBench(t), newConn()
+	b.feed(c.handshake()...)
+	b.feed(c.out(packet.ACK, 0, 100), c.out(packet.ACK, 50, 100), c.out(packet.ACK, 0, 100), c.out(packet.ACK, 250, 50))
+	if got := b.book.Answers.Online; got != (report.Count{Segments: 3, Bytes: 300}) {
+		t.Errorf("answers %+v, want 3 segments, 300 bytes", got)
+	}
+	if got := b.table.At(0).answered; got != 300 {
+		t.Errorf("answered %d, want 300", got)
+	}
+}
+
+// An account of the connection before the break is of a session counted as lost.
+func TestAccountOfAnOldConnection(t *testing.T) {
+	b, c := newBench(t), newConn()
+	b.feed(c.handshake()...)
+	b.feed(c.data("a"))
+	b.epoch = 7 // as if the lane had gone on to another
+	b.lane.close(b.session(), frame.ClosedBoth)
+	b.receive()
+	if b.book.Sent.Delivered.Bytes != 0 {
+		t.Error("was entered")
+	}
+	b.epoch = 1
+	b.lane.crash()
+	b.wait(time.Second)
+}
+
 // An account that came before the break counts.
 func TestAccountBeforeTheBreak(t *testing.T) {
 	b, c := newBench(t), newConn()
@@ -448,7 +513,7 @@ func TestStragglers(t *testing.T) {
 		t.Errorf("%+v %+v", b.book.Client.Retransmitted, b.book.Packets)
 	}
 	next := newConn()
-	next.iss += 1 << 29
+	next.iss -= 1 << 29
 	b.feed(next.data("unseen"))
 	b.wantDropped(report.Midstream, 6)
 }
