@@ -31,7 +31,7 @@ func TestHostsDifferOnlyByTheTunWhileRunning(t *testing.T) {
 			s := newScene(t, testnet.LabConfig{})
 			online, targetServer := s.serve(port, target)
 			copier, responder := s.copies("80-" + target)
-			mixed(s, s.dialer(port))
+			stats := mixed(s, s.dialer(port))
 
 			if diff := s.changes(s.Lab.Online); len(diff) > 0 {
 				t.Errorf("online host is changed:\n  %s", strings.Join(diff, "\n  "))
@@ -51,7 +51,7 @@ func TestHostsDifferOnlyByTheTunWhileRunning(t *testing.T) {
 				t.Errorf("target host has no %s: the test looks in the wrong place", device)
 			}
 			s.same(online, targetServer)
-			s.end(copier, responder)
+			s.exact(s.end(copier, responder), stats)
 		})
 	}
 }

@@ -212,3 +212,40 @@ func TestTargetThatIsNotListeningYet(t *testing.T) {
 	s.compare(only(online.Log(), "/later/"), only(target.Log(), "/later/"))
 	s.end(copier, responder)
 }
+
+// The three ways in which an invite is given, and the address as tcpcopy's users
+// type it.
+func TestInviteIsTakenFromEnvironmentAndArgument(t *testing.T) {
+	t.Parallel()
+	for _, way := range []string{"environment", "argument", "address"} {
+		t.Run(way, func(t *testing.T) {
+			t.Parallel()
+			s := newScene(t, testnet.LabConfig{})
+			online, target := s.serve(port, port)
+			responder := s.keep(s.StartResponder(s.within()))
+			invite := s.invite()
+			var env []string
+			argv := s.Copier("-x", httpMap, "--report", s.ReportFile())
+			switch way {
+			case "environment":
+				env = []string{"FLOWTWIN_INVITE=" + invite.String()}
+			case "argument":
+				argv = append(argv, "-s", invite.String())
+			case "address":
+				invite.Addrs = []string{"10.71.3.99:7443"}
+				env = []string{"FLOWTWIN_INVITE=" + invite.String()}
+				argv = append(argv, "-s", testnet.TargetAddr)
+			}
+			copier := s.keep(rig.StartEnv(s.Lab.Online, env, "copier", argv...))
+			if err := copier.WaitOutput(s.within(), rig.TunnelUp); err != nil {
+				t.Fatal(err)
+			}
+			if warned := strings.Contains(copier.Output(), "others on this host"); warned != (way == "argument") {
+				t.Errorf("warning about the command line: %v", warned)
+			}
+			stats := s.make(traffic.Load{Name: way, Clients: 2, Rounds: 2, Requests: 10}, s.dialer(port))
+			s.same(online, target)
+			s.exact(s.end(copier, responder), stats)
+		})
+	}
+}

@@ -69,8 +69,9 @@ type scene struct {
 	watches   map[string]*testnet.Watch
 }
 
-// newScene lays the network out and takes note of how its hosts are configured.
-func newScene(t *testing.T, cfg testnet.LabConfig) *scene {
+// newScene lays the network out, changes it as prepare does, and takes note of
+// how its hosts are configured.
+func newScene(t *testing.T, cfg testnet.LabConfig, prepare ...func(*testnet.Lab)) *scene {
 	t.Helper()
 	testnet.RequireRoot(t)
 	lab, err := testnet.NewLab(cfg)
@@ -84,6 +85,9 @@ func newScene(t *testing.T, cfg testnet.LabConfig) *scene {
 		watches: make(map[string]*testnet.Watch),
 	}
 	t.Cleanup(s.tearDown)
+	for _, p := range prepare {
+		p(lab)
+	}
 	for name, ns := range map[string]*testnet.NS{"online": lab.Online, "target": lab.Target} {
 		if s.before[ns], err = ns.Snapshot(); err != nil {
 			t.Fatal(err)

@@ -2,6 +2,7 @@ package traffic_test
 
 import (
 	"context"
+	"io"
 	"net"
 	"os"
 	"path/filepath"
@@ -169,5 +170,31 @@ func TestNginxLog(t *testing.T) {
 	write("5 1 100 GET /a\n5 3 100 GET /c\n")
 	if _, err := traffic.NginxLog(dir); err == nil {
 		t.Error("a log without a connection's second request is accepted")
+	}
+}
+
+func TestServerTellsBodiesOfOneSizeApart(t *testing.T) {
+	var sums []string
+	for _, body := range []string{"one", "two"} {
+		s, dial := serve(t)
+		conn, err := dial(0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := conn.Write([]byte("POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\nConnection: close\r\n\r\n" + body)); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := io.Copy(io.Discard, conn); err != nil {
+			t.Fatal(err)
+		}
+		_ = conn.Close()
+		log := s.Log()
+		if log.Requests() != 1 {
+			t.Fatalf("log holds %v, want one request", log)
+		}
+		sums = append(sums, log[0][0].Sum)
+	}
+	if sums[0] == sums[1] {
+		t.Errorf("both bodies have the sum %q", sums[0])
 	}
 }
