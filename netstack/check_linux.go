@@ -65,18 +65,6 @@ func explainTun(err error) error {
 // checkOverlap refuses a pool that contains addresses which the host itself has
 // or already has a route for, default routes aside.
 func checkOverlap(prefixes []netip.Prefix) error {
-	routes, err := netlink.RouteListFiltered(netlink.FAMILY_ALL, &netlink.Route{}, 0)
-	if err != nil {
-		return fmt.Errorf("list routes: %w", err)
-	}
-	for _, p := range prefixes {
-		for _, r := range routes {
-			dst, ok := prefixOf(r.Dst)
-			if ok && dst.Bits() > 0 && dst.Overlaps(p) && !dst.Addr().IsMulticast() {
-				return fmt.Errorf("%w: %v is within reach of the route %q: choose another with -c", ErrOverlap, p, routeText(r))
-			}
-		}
-	}
 	addrs, err := netlink.AddrList(nil, netlink.FAMILY_ALL)
 	if err != nil {
 		return fmt.Errorf("list addresses: %w", err)
@@ -85,6 +73,20 @@ func checkOverlap(prefixes []netip.Prefix) error {
 		for _, a := range addrs {
 			if ip, ok := netip.AddrFromSlice(a.IP); ok && p.Contains(ip.Unmap()) {
 				return fmt.Errorf("%w: %v contains the host's own address %v: choose another with -c", ErrOverlap, p, ip.Unmap())
+			}
+		}
+	}
+	for _, table := range []int{unix.RT_TABLE_MAIN, unix.RT_TABLE_LOCAL} {
+		routes, err := netlink.RouteListFiltered(netlink.FAMILY_ALL, &netlink.Route{Table: table}, netlink.RT_FILTER_TABLE)
+		if err != nil {
+			return fmt.Errorf("list routes: %w", err)
+		}
+		for _, p := range prefixes {
+			for _, r := range routes {
+				dst, ok := prefixOf(r.Dst)
+				if ok && dst.Bits() > 0 && dst.Overlaps(p) && !dst.Addr().IsMulticast() {
+					return fmt.Errorf("%w: %v meets the route %q: choose another with -c", ErrOverlap, p, routeText(r))
+				}
 			}
 		}
 	}

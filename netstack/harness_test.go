@@ -42,49 +42,65 @@ type host struct {
 }
 
 // open makes a namespace with targets 10.9.0.1 and fd09::1, and a Net in it.
-func open(t testing.TB, cfg Config) *host {
-	t.Helper()
-	h := &host{ns: testnet.New(t, "netstack")}
+func open(tb testing.TB, cfg Config) *host {
+	tb.Helper()
+	h := &host{ns: testnet.New(tb, "netstack")}
 	for _, a := range []string{"10.9.0.1/24", "fd09::1/64"} {
 		if err := h.ns.AddAddr("lo", a); err != nil {
-			t.Fatal(err)
+			tb.Fatal(err)
 		}
 	}
-	h.open(t, cfg)
+	h.settle(tb)
+	h.open(tb, cfg)
 	return h
 }
 
-func (h *host) open(t testing.TB, cfg Config) {
-	t.Helper()
+// settle waits until the kernel has made the local route of fd09::1: it does so
+// some time after the address was added.
+func (h *host) settle(tb testing.TB) {
+	tb.Helper()
+	end, poll := time.After(deadline), time.NewTicker(5*time.Millisecond)
+	defer poll.Stop()
+	for !strings.Contains(h.ns.Run(tb, "ip", "-6", "route", "show", "table", "local"), "local fd09::1") {
+		select {
+		case <-poll.C:
+		case <-end:
+			tb.Fatal("no local route for fd09::1")
+		}
+	}
+}
+
+func (h *host) open(tb testing.TB, cfg Config) {
+	tb.Helper()
 	if cfg.Log == nil {
-		cfg.Log = slog.New(slog.NewTextHandler(t.Output(), nil))
+		cfg.Log = slog.New(slog.NewTextHandler(tb.Output(), nil))
 	}
 	var err error
 	h.ns.Do(func() { h.net, err = Open(cfg) })
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	n := h.net
-	t.Cleanup(func() {
+	tb.Cleanup(func() {
 		if err := n.Close(); err != nil {
-			t.Errorf("close: %v", err)
+			tb.Errorf("close: %v", err)
 		}
 		if s := n.Stats(); s.TunDropped != 0 {
-			t.Errorf("%d packets dropped before the TUN", s.TunDropped)
+			tb.Errorf("%d packets dropped before the TUN", s.TunDropped)
 		}
 	})
 }
 
 // serve accepts at addr inside the namespace, and runs f for each connection.
-func (h *host) serve(t testing.TB, addr string, f func(*net.TCPConn)) netip.AddrPort {
-	t.Helper()
+func (h *host) serve(tb testing.TB, addr string, f func(*net.TCPConn)) netip.AddrPort {
+	tb.Helper()
 	var l net.Listener
 	var err error
 	h.ns.Do(func() { l, err = new(net.ListenConfig).Listen(context.Background(), "tcp", addr) })
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
-	t.Cleanup(func() { l.Close() })
+	tb.Cleanup(func() { l.Close() })
 	go func() {
 		for {
 			c, err := l.Accept()
@@ -109,14 +125,14 @@ func echoForever(addr string) {
 	}}
 	l, err := lc.Listen(context.Background(), "tcp", addr)
 	if err != nil {
-		fmt.Println(err)
+		fmt.Fprintln(os.Stdout, err)
 		return
 	}
-	fmt.Println("listening")
+	fmt.Fprintln(os.Stdout, "listening")
 	for {
 		c, err := l.Accept()
 		if err != nil {
-			fmt.Println(err)
+			fmt.Fprintln(os.Stdout, err)
 			return
 		}
 		go echo(c.(*net.TCPConn))
@@ -124,24 +140,24 @@ func echoForever(addr string) {
 }
 
 // serveOutside runs n processes of echoForever at addr inside the namespace.
-func (h *host) serveOutside(t testing.TB, addr string, n int) netip.AddrPort {
-	t.Helper()
+func (h *host) serveOutside(tb testing.TB, addr string, n int) netip.AddrPort {
+	tb.Helper()
 	for range n {
 		cmd := h.ns.Command(os.Args[0])
 		cmd.Env = append(os.Environ(), echoEnv+"="+addr)
 		out, err := cmd.StdoutPipe()
 		if err != nil {
-			t.Fatal(err)
+			tb.Fatal(err)
 		}
 		if err := cmd.Start(); err != nil {
-			t.Fatal(err)
+			tb.Fatal(err)
 		}
-		t.Cleanup(func() {
+		tb.Cleanup(func() {
 			cmd.Process.Kill()
 			cmd.Wait()
 		})
 		if line, err := bufio.NewReader(out).ReadString('\n'); line != "listening\n" {
-			t.Fatalf("echo server: %q, %v", line, err)
+			tb.Fatalf("echo server: %q, %v", line, err)
 		}
 	}
 	return netip.MustParseAddrPort(addr)
@@ -158,23 +174,23 @@ func client(i int) netip.AddrPort {
 }
 
 // dial acquires a tuple for client and dials on its stack.
-func (h *host) dial(t testing.TB, client, target netip.AddrPort, user uint64) *Conn {
-	t.Helper()
+func (h *host) dial(tb testing.TB, client, target netip.AddrPort, user uint64) *Conn {
+	tb.Helper()
 	l, err := h.net.Acquire(client, target.Addr().Is6())
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	c, err := h.net.Stack(l.Shard).Dial(l, target, user)
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	return c
 }
 
 // await runs the stacks' owner until cond holds: what a conn's session says is
 // called at each of its events.
-func (h *host) await(t testing.TB, what string, cond func() bool) {
-	t.Helper()
+func (h *host) await(tb testing.TB, what string, cond func() bool) {
+	tb.Helper()
 	end := time.After(deadline)
 	poll := time.NewTicker(10 * time.Millisecond) // several stacks, one owner
 	defer poll.Stop()
@@ -195,21 +211,21 @@ func (h *host) await(t testing.TB, what string, cond func() bool) {
 		case <-h.net.Stack(0).Wake():
 		case <-poll.C:
 		case <-end:
-			t.Fatalf("waited in vain for %s; stats %+v", what, h.net.Stats())
+			tb.Fatalf("waited in vain for %s; stats %+v", what, h.net.Stats())
 		}
 	}
 }
 
 // awaitState waits until c is in state want.
-func (h *host) awaitState(t testing.TB, c *Conn, want State) {
-	t.Helper()
-	h.await(t, fmt.Sprintf("state %v (now %v)", want, c.State()), func() bool { return c.State() == want })
+func (h *host) awaitState(tb testing.TB, c *Conn, want State) {
+	tb.Helper()
+	h.await(tb, fmt.Sprintf("state %v (now %v)", want, c.State()), func() bool { return c.State() == want })
 }
 
 // awaitEmpty waits until all conns are forgotten.
-func (h *host) awaitEmpty(t testing.TB) {
-	t.Helper()
-	h.await(t, "empty stacks", func() bool {
+func (h *host) awaitEmpty(tb testing.TB) {
+	tb.Helper()
+	h.await(tb, "empty stacks", func() bool {
 		n := 0
 		for i := range h.net.Shards() {
 			n += h.net.Stack(i).Len()
@@ -219,10 +235,10 @@ func (h *host) awaitEmpty(t testing.TB) {
 }
 
 // snmp returns a counter of the namespace's kernel.
-func (h *host) snmp(t testing.TB, proto, name string) int {
-	t.Helper()
+func (h *host) snmp(tb testing.TB, proto, name string) int {
+	tb.Helper()
 	var names []string
-	for line := range strings.Lines(h.ns.Run(t, "cat", "/proc/net/snmp", "/proc/net/netstat")) {
+	for line := range strings.Lines(h.ns.Run(tb, "cat", "/proc/net/snmp", "/proc/net/netstat")) {
 		f := strings.Fields(line)
 		if f[0] != proto+":" {
 			continue
@@ -235,12 +251,12 @@ func (h *host) snmp(t testing.TB, proto, name string) int {
 			if names[i] == name {
 				n, err := strconv.Atoi(f[i])
 				if err != nil {
-					t.Fatal(err)
+					tb.Fatal(err)
 				}
 				return n
 			}
 		}
 	}
-	t.Fatalf("no counter %s %s", proto, name)
+	tb.Fatalf("no counter %s %s", proto, name)
 	return 0
 }

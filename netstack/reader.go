@@ -82,7 +82,7 @@ func (r *reader) take(b []byte, now int64) {
 	if c == nil || !c.path.from(srcOf(b), v.SrcPort) {
 		r.strays.Add(1)
 		if v.Flags.Has(packet.FIN|packet.ACK) && !v.Flags.Has(packet.RST) {
-			r.answerFIN(b, v)
+			r.answerFIN(v)
 		}
 		return
 	}
@@ -145,11 +145,11 @@ func (r *reader) inject(s *Stack, c *Conn) {
 // answerFIN acknowledges a FIN to a tuple without a session: the session has
 // ended, its last ACK was lost, and the target asks again. This is all that is
 // left of TIME_WAIT here.
-func (r *reader) answerFIN(b []byte, v *packet.View) {
+func (r *reader) answerFIN(v *packet.View) {
 	ack := uint32(v.Seq) + uint32(v.SegLen())
-	ipLen := len(v.Headers) - tcpHeader - len(v.Options)
 	out, in := netip.AddrPortFrom(v.Dst.Netip(), v.DstPort), netip.AddrPortFrom(v.Src.Netip(), v.SrcPort)
 	p := newPath(out, in)
+	var ipLen int
 	var reply [virtioHdr + ip6Header + tcpHeader]byte
 	ip := reply[virtioHdr:]
 	if p.v6 {

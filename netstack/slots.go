@@ -6,7 +6,8 @@ import (
 )
 
 // slots are the sessions of one stack and family by inner address and port. The
-// stack's owner adds and removes; any goroutine looks up.
+// stack's owner adds and removes; any goroutine looks up. It holds up to
+// maxInner × innerPorts sessions, 524,280.
 type slots struct {
 	pages [maxInner]atomic.Pointer[slotPage]
 	used  int      // addresses with a page
@@ -17,9 +18,6 @@ type slots struct {
 }
 
 type slotPage [1 << 16]atomic.Pointer[Conn]
-
-// maxSlots is how many sessions of one family a stack can have.
-const maxSlots = maxInner * innerPorts
 
 func (s *slots) at(id slotID) *Conn {
 	if inner := id >> 16; inner < maxInner {
