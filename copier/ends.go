@@ -105,7 +105,7 @@ func (s *shard) control(slot uint32, r *record, t frame.Type) {
 		s.owed--
 	}
 	r.owed = 0
-	ok := false
+	var ok bool
 	switch t {
 	case frame.TypeFin:
 		ok = s.lane.Fin(slot)

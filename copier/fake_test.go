@@ -38,23 +38,29 @@ func (r *fakeRing) put(p ...capture.Packet) {
 func (r *fakeRing) Next(timeout time.Duration) (bool, error) {
 	timer := time.NewTimer(timeout)
 	defer timer.Stop()
-	for range 2 {
+	for {
 		r.mu.Lock()
 		r.block, r.next = r.next, nil
 		closed := r.closed
 		r.mu.Unlock()
-		if closed {
+		switch {
+		case closed:
 			return false, os.ErrClosed
-		}
-		if len(r.block) > 0 {
+		case len(r.block) > 0:
 			return true, nil
 		}
 		select {
 		case <-r.wake:
+			r.mu.Lock()
+			empty := len(r.next) == 0
+			r.mu.Unlock()
+			if empty {
+				return false, nil
+			}
 		case <-timer.C:
+			return false, nil
 		}
 	}
-	return false, nil
 }
 
 func (r *fakeRing) Packet(p *capture.Packet) bool {
@@ -78,7 +84,7 @@ func (r *fakeRing) Stats() capture.Stats { return r.stats }
 
 // fakeLane is a lane with a responder behind it, which keeps what it gets.
 type fakeLane struct {
-	mu       sync.Mutex
+	bye      chan struct{} // a value: end all sessions, at the next Returns
 	epoch    uint64
 	up       bool
 	full     bool // no room for Data
@@ -103,7 +109,7 @@ type fakeSession struct {
 }
 
 func newFakeLane() *fakeLane {
-	return &fakeLane{epoch: 1, up: true, room: 1000, answers: true, byFlow: make(map[uint32]*fakeSession)}
+	return &fakeLane{epoch: 1, up: true, room: 1000, answers: true, bye: make(chan struct{}, 1), byFlow: make(map[uint32]*fakeSession)}
 }
 
 func (l *fakeLane) Epoch() uint64 { return l.epoch }
@@ -187,6 +193,13 @@ func (l *fakeLane) crash() {
 }
 
 func (l *fakeLane) Returns() ([]byte, uint64) {
+	select {
+	case <-l.bye:
+		for _, s := range l.sessions {
+			l.close(s, frame.ClosedDrain)
+		}
+	default:
+	}
 	b := l.returns
 	l.returns = nil
 	return b, l.epoch

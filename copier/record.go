@@ -39,9 +39,6 @@ const (
 	stateShunned       // given up and settled: kept to know its packets by
 )
 
-// followed reports whether the flow is one of the ledger's live ones.
-func (s state) followed() bool { return s >= stateCopying && s <= stateSettled }
-
 // open reports whether the flow's session gets what the client does.
 func (s state) open() bool { return s >= stateCopying && s <= stateFinSent }
 

@@ -20,13 +20,13 @@ const inviteEnv = "FLOWTWIN_INVITE"
 
 // options is what the command line says.
 type options struct {
-	config   copier.Config
-	logFile  string
-	pidFile  string
-	json     bool
-	daemon   bool
-	version  bool
-	warnings []string
+	config     copier.Config
+	logFile    string
+	pidFile    string
+	json       bool
+	daemon     bool
+	version    bool
+	openInvite bool // the invite was given as an argument
 }
 
 // raw is the command line before it has been looked into.
@@ -142,7 +142,7 @@ func (r *raw) invite(getenv func(string) string) error {
 			return errors.New("-s: is an invite, and --invite-file names another; give one of the two")
 		}
 		text, from = r.server, "-s"
-		r.warnings = append(r.warnings, "the invite was given as an argument: others on this host can read it with ps; better --invite-file")
+		r.openInvite = true
 	} else {
 		r.config.Server = r.server
 	}

@@ -74,8 +74,8 @@ func start(opts options, stdout io.Writer, ready func(error)) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, remove()) }()
-	for _, w := range opts.warnings {
-		log.Warn(w)
+	if opts.openInvite {
+		log.Warn("the invite was given as an argument: others on this host can read it; better give --invite-file")
 	}
 	// The heap is small and mostly tables without pointers: collecting it more
 	// often costs little, and the memory belongs to production.

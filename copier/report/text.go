@@ -146,6 +146,7 @@ func (s *Summary) answers(p *page) {
 	p.line("round trip", short(s.Tunnel.RTT).String(), "")
 	p.line("bytes", size(s.Tunnel.BytesSent), "out, "+size(s.Tunnel.BytesReturned)+" back")
 	p.number("connected", s.Tunnel.Connects, "times")
+	p.some("returns without sense", s.Ledger.BadReturns, "frames: the responder is of another version, or broken")
 	if p50, ok := s.Ledger.Lag.Quantile(0.5); ok {
 		p99, _ := s.Ledger.Lag.Quantile(0.99)
 		p.line("lag p50 / p99", short(p50).String()+" / "+short(p99).String(), "online capture to the target, at most")

@@ -1,0 +1,349 @@
+package copier
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"flowtwin/copier/capture"
+	"flowtwin/copier/report"
+	"flowtwin/tunnel"
+)
+
+// fakeClient is a tunnel whose connection goes as the test says.
+type fakeClient struct {
+	connect func(ctx context.Context) error
+	run     func(ctx context.Context) error
+	finish  func(ctx context.Context) error
+	stats   tunnel.ClientStats
+}
+
+func (c *fakeClient) Connect(ctx context.Context) error { return c.connect(ctx) }
+func (c *fakeClient) Run(ctx context.Context) error     { return c.run(ctx) }
+func (c *fakeClient) Finish(ctx context.Context) error  { return c.finish(ctx) }
+func (c *fakeClient) Stats() tunnel.ClientStats         { return c.stats }
+
+// newFakeClient is one that works.
+func newFakeClient() *fakeClient {
+	return &fakeClient{
+		connect: func(context.Context) error { return nil },
+		run:     func(ctx context.Context) error { <-ctx.Done(); return nil },
+		finish:  func(context.Context) error { return nil },
+		stats:   tunnel.ClientStats{Up: true, Connects: 1},
+	}
+}
+
+// syncBuffer is a bytes.Buffer for several goroutines.
+type syncBuffer struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (s *syncBuffer) Write(p []byte) (int, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.b.Write(p)
+}
+
+func (s *syncBuffer) String() string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.b.String()
+}
+
+// rig is a whole copier with one shard between a fake ring and a fake lane.
+type rig struct {
+	*copier
+	ring     *fakeRing
+	lane     *fakeLane
+	client   *fakeClient
+	log, out syncBuffer
+	status   chan os.Signal
+}
+
+func newRig(t *testing.T) *rig {
+	t.Helper()
+	r := &rig{ring: newFakeRing(), lane: newFakeLane(), client: newFakeClient(), status: make(chan os.Signal, 1)}
+	cfg := Config{
+		Maps: testMaps().maps, Drain: 5 * time.Second, Shards: 1, Status: r.status,
+		Log: slog.New(slog.NewTextHandler(&r.log, nil)), Out: &r.out,
+		ReportFile: filepath.Join(t.TempDir(), "report.json"),
+	}
+	cfg, err := cfg.populate()
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.copier = &copier{cfg: cfg, maps: testMaps(), tunnel: r.client, started: time.Now()}
+	r.shards = []*shard{newShard(r.ring, r.lane, r.maps, 1, func() time.Duration { return 0 })}
+	r.rings = []stater{r.ring}
+	return r
+}
+
+// start runs the rig; the returned function stops it as a signal would and waits.
+func (r *rig) start(t *testing.T) (stop func() error) {
+	t.Helper()
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- r.run(ctx) }()
+	return func() error { cancel(); return <-done }
+}
+
+// elapse lets the bubble's time go on by d.
+func elapse(d time.Duration) {
+	<-time.After(d)
+	synctest.Wait()
+}
+
+// capture puts packets into the ring, with the time of the bubble, and waits
+// until they are through.
+func (r *rig) capture(packets ...capture.Packet) {
+	for i := range packets {
+		packets[i].Time = time.Now().UnixNano()
+	}
+	r.ring.put(packets...)
+	elapse(2 * tick)
+}
+
+func TestRunCopiesAndReports(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r, c := newRig(t), newConn()
+		stop := r.start(t)
+		r.capture(c.handshake()...)
+		r.capture(c.data("hello"), c.answer(10), c.fin(), c.serverFin(), c.ack())
+		r.status <- syscall.SIGUSR1
+		synctest.Wait()
+		if n := strings.Count(r.log.String(), "msg=status"); n != 1 {
+			t.Errorf("%d status lines after SIGUSR1, want 1", n)
+		}
+		elapse(25 * time.Second)
+		if n := strings.Count(r.log.String(), "msg=status"); n != 3 {
+			t.Errorf("%d status lines after 25 s more, want 3", n)
+		}
+		began := time.Now()
+		if err := stop(); err != nil {
+			t.Fatal(err)
+		}
+		if d := time.Since(began); d > time.Second {
+			t.Errorf("stopping took %v with nothing left to drain", d)
+		}
+		if got := r.out.String(); !strings.HasPrefix(got, "copied 100.00 %\n") || !strings.HasSuffix(got, "sums: ok\n") {
+			t.Errorf("ledger is\n%s", got)
+		}
+		b, err := os.ReadFile(r.cfg.ReportFile)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var doc struct {
+			Sums []string     `json:"sums_wrong"`
+			Sent report.Count `json:"-"`
+			S    struct {
+				Delivered report.Count `json:"delivered"`
+			} `json:"sent"`
+		}
+		if err := json.Unmarshal(b, &doc); err != nil || len(doc.Sums) > 0 || doc.S.Delivered.Bytes != 5 {
+			t.Errorf("report %v %+v", err, doc)
+		}
+	})
+}
+
+// A live flow gets the drain time, goes on being copied in it, and is then given
+// up; a new one is not admitted.
+func TestDrain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r, c := newRig(t), newConn()
+		stop := r.start(t)
+		r.capture(c.handshake()...)
+		began := time.Now()
+		done := make(chan error)
+		go func() { done <- stop() }()
+		synctest.Wait()
+		late := newConn()
+		late.iss = 1 << 20
+		late.client = netip.MustParseAddrPort("192.0.2.9:1")
+		r.capture(late.handshake()...)
+		r.capture(c.data("still"))
+		if err := <-done; err != nil {
+			t.Fatal(err)
+		}
+		if d := time.Since(began); d < 5*time.Second || d > 6*time.Second {
+			t.Errorf("stopping took %v, want the 5 s of --drain", d)
+		}
+		if len(r.lane.sessions) != 1 {
+			t.Fatalf("%d sessions, want 1", len(r.lane.sessions))
+		}
+		s := r.lane.sessions[0]
+		if string(s.data) != "still" || s.ends[0] != "abort:drain" {
+			t.Errorf("session got %q, ends %v", s.data, s.ends)
+		}
+		l := r.shards[0].ledger()
+		if l.Flows.GivenUp[report.Draining] != 1 || l.Flows.Refused[report.Draining] != 1 {
+			t.Errorf("flows %+v", l.Flows)
+		}
+	})
+}
+
+// The last flow's end ends the drain.
+func TestDrainEndsEarly(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r, c := newRig(t), newConn()
+		stop := r.start(t)
+		r.capture(c.handshake()...)
+		began := time.Now()
+		done := make(chan error)
+		go func() { done <- stop() }()
+		synctest.Wait()
+		r.capture(c.fin(), c.serverFin())
+		if err := <-done; err != nil {
+			t.Fatal(err)
+		}
+		if d := time.Since(began); d > time.Second {
+			t.Errorf("stopping took %v", d)
+		}
+	})
+}
+
+// Accounts that come while the lanes are being finished are in the ledger, and a
+// responder that does not answer holds nobody up.
+func TestFinish(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r, c := newRig(t), newConn()
+		r.lane.answers = false
+		r.client.finish = func(ctx context.Context) error {
+			r.lane.bye <- struct{}{}
+			<-ctx.Done()
+			return fmt.Errorf("finish: %w", context.Cause(ctx))
+		}
+		stop := r.start(t)
+		r.capture(c.handshake()...)
+		r.capture(c.data("abc"))
+		began := time.Now()
+		if err := stop(); err != nil {
+			t.Fatal(err)
+		}
+		if d := time.Since(began); d > r.cfg.Drain+finishWait+time.Second {
+			t.Errorf("stopping took %v", d)
+		}
+		l := r.shards[0].ledger()
+		if l.Sent.Delivered.Bytes != 3 || l.Sessions.Open != 0 {
+			t.Errorf("sent %+v, sessions %+v", l.Sent, l.Sessions)
+		}
+		if !strings.Contains(r.log.String(), "accounts are missing") {
+			t.Errorf("log says\n%s", &r.log)
+		}
+	})
+}
+
+// A refusal cannot be cured by trying again; an unreachable responder can.
+func TestConnect(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t)
+		r.client.stats = tunnel.ClientStats{}
+		r.client.connect = func(context.Context) error { return fmt.Errorf("tunnel: %w: not in --allow", tunnel.ErrRefused) }
+		if err := r.run(t.Context()); !errors.Is(err, tunnel.ErrRefused) {
+			t.Errorf("error %v, want the refusal", err)
+		}
+		if r.out.String() != "" {
+			t.Errorf("a ledger was printed:\n%s", &r.out)
+		}
+	})
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t)
+		ready := false
+		r.cfg.Ready = func() { ready = true }
+		r.client.connect = func(context.Context) error { return context.DeadlineExceeded }
+		stop := r.start(t)
+		elapse(time.Minute)
+		if !ready || strings.Count(r.log.String(), "cannot be reached") != 1 {
+			t.Errorf("ready %v, log\n%s", ready, &r.log)
+		}
+		if err := stop(); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// A ring that fails ends the copy with its error, after the ledger.
+func TestRingFails(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t)
+		bad := errors.New("interface is gone")
+		r.shards[0].ring = failing{r.ring, bad}
+		if err := r.run(t.Context()); !errors.Is(err, bad) {
+			t.Errorf("error %v, want %v", err, bad)
+		}
+		if !strings.Contains(r.out.String(), "sums: ok") {
+			t.Errorf("ledger is\n%s", &r.out)
+		}
+	})
+}
+
+type failing struct {
+	*fakeRing
+	err error
+}
+
+func (f failing) Next(time.Duration) (bool, error) { return false, f.err }
+
+func TestTLSIsSaidOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r, c := newRig(t), newConn()
+		stop := r.start(t)
+		r.capture(c.handshake()...)
+		r.capture(c.data("\x16\x03\x01\x02\x00\x01\x00\x01\xfc"))
+		elapse(time.Minute)
+		if err := stop(); err != nil {
+			t.Fatal(err)
+		}
+		if n := strings.Count(r.log.String(), "clients speak TLS"); n != 1 {
+			t.Errorf("said %d times, want once", n)
+		}
+	})
+}
+
+func TestConfigIsChecked(t *testing.T) {
+	good := Config{Maps: testMaps().maps}
+	tests := []struct {
+		name   string
+		change func(*Config)
+	}{
+		{"maps", func(c *Config) { c.Maps = nil }},
+		{"shards", func(c *Config) { c.Shards = 65 }},
+		{"connections", func(c *Config) { c.Connections = -1 }},
+		{"drain", func(c *Config) { c.Drain = -1 }},
+	}
+	if _, err := good.populate(); err != nil {
+		t.Errorf("good config: %v", err)
+	}
+	for _, tt := range tests {
+		c := good
+		tt.change(&c)
+		if err := Run(t.Context(), c); err == nil || !strings.HasPrefix(err.Error(), tt.name+":") {
+			t.Errorf("error %v, want one that begins with %s", err, tt.name)
+		}
+	}
+}
+
+// All rings together stay within their budget, and each holds some blocks.
+func TestRingSizes(t *testing.T) {
+	for shards, want := range map[int]int{1: 8 << 20, 2: 8 << 20, 3: 21 * 256 << 10, 4: 4 << 20, 64: 1 << 20} {
+		cfg, err := Config{Maps: testMaps().maps, Shards: shards}.populate()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := cfg.capture().RingBytes; got != want {
+			t.Errorf("%d shards: rings of %d bytes, want %d", shards, got, want)
+		}
+	}
+}
