@@ -132,23 +132,17 @@ func TestReturnsBackPressure(t *testing.T) {
 	c.Lane(0).SetWake(func() { woken.Store(true) })
 	out, headers := p.Lane(0), make([]byte, 1000)
 	sent := 0
-	for full := 0; full < 1000; {
-		h := frame.AppendTargetHeader(nil, 1, &frame.TargetHeader{Time: int64(sent), Headers: headers})
-		if out.Return(h, false, false) {
-			sent, full = sent+1, 0
-			continue
+	box := &c.Lane(0).inbox
+	eventually(t, "the inbox is full, and everything behind it", func() bool {
+		for out.Return(frame.AppendTargetHeader(nil, 1, &frame.TargetHeader{Time: int64(sent), Headers: headers}), false, false) {
+			sent++
 		}
-		full++
-		runtime.Gosched()
-	}
+		box.mu.Lock()
+		defer box.mu.Unlock()
+		return len(box.fill) > returnsMost-returnsRead
+	})
 	if !woken.Load() {
 		t.Error("the shard was not woken")
-	}
-	c.Lane(0).inbox.mu.Lock()
-	held := len(c.Lane(0).inbox.fill)
-	c.Lane(0).inbox.mu.Unlock()
-	if held > returnsMost {
-		t.Errorf("%d bytes wait for the shard, at most %d may", held, returnsMost)
 	}
 	// What must not be dropped is taken all the same, and comes last.
 	if !out.Return(frame.AppendClosed(nil, 1, &frame.Closed{}), true, true) {
@@ -477,5 +471,36 @@ func TestAddrs(t *testing.T) {
 		if got := cfg.addrs(); len(got) != 1 || got[0] != tt.want {
 			t.Errorf("%q over %q: %v, want %s", tt.addr, tt.first, got, tt.want)
 		}
+	}
+}
+
+// A responder that was killed says nothing. Its successor knows nothing of the
+// connection, and says so by a stateless reset: long before the idle timeout.
+func TestRestartAfterKill(t *testing.T) {
+	id := testIdentity(t)
+	first := listen(t, ServerConfig{Identity: id})
+	addr := first.Addr().String()
+	c := newClient(t, ClientConfig{Invite: id.Invite([]string{addr}, time.Time{})})
+	if err := c.Connect(testContext(t)); err != nil {
+		t.Fatal(err)
+	}
+	s := c.current()
+	_ = first.socket.Close() // no word to the copier
+	second := listen(t, ServerConfig{Identity: id, Addr: addr})
+	l := c.Lane(0)
+	l.Epoch()
+	for l.Data(1, 0, 0, make([]byte, 500)) {
+		l.Flush()
+		<-time.After(time.Millisecond)
+	}
+	<-s.done
+	if !strings.Contains(s.err.Error(), "restarted") {
+		t.Errorf("err = %v, want that the other side was restarted", s.err)
+	}
+	if err := c.Connect(testContext(t)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := second.Accept(testContext(t)); err != nil {
+		t.Fatal(err)
 	}
 }
