@@ -110,8 +110,9 @@ func (c *Conn) mayBeAtEnd() bool {
 	switch tcp.EndpointState(c.ep.State()) {
 	case tcp.StateEstablished, tcp.StateFinWait1, tcp.StateFinWait2:
 		return false
+	default:
+		return true
 	}
-	return true
 }
 
 // CloseWrite sends FIN after what was written.

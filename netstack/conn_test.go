@@ -27,7 +27,7 @@ func (s *sender) event(c *Conn) {
 	}
 	if len(s.data) == 0 && s.fin {
 		s.fin = false
-		c.CloseWrite()
+		_ = c.CloseWrite()
 	}
 	n, eof, _ := c.Absorb()
 	s.got += n

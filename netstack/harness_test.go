@@ -27,9 +27,9 @@ func TestMain(m *testing.M) {
 		echoForever(addr)
 		return
 	}
-	code := m.Run()
-	refs.DoLeakCheck()
-	os.Exit(code)
+	if m.Run() == 0 {
+		refs.DoLeakCheck()
+	}
 }
 
 // deadline ends a test that waits for what does not come.
@@ -100,7 +100,7 @@ func (h *host) serve(tb testing.TB, addr string, f func(*net.TCPConn)) netip.Add
 	if err != nil {
 		tb.Fatal(err)
 	}
-	tb.Cleanup(func() { l.Close() })
+	tb.Cleanup(func() { _ = l.Close() })
 	go func() {
 		for {
 			c, err := l.Accept()
@@ -153,8 +153,8 @@ func (h *host) serveOutside(tb testing.TB, addr string, n int) netip.AddrPort {
 			tb.Fatal(err)
 		}
 		tb.Cleanup(func() {
-			cmd.Process.Kill()
-			cmd.Wait()
+			_ = cmd.Process.Kill()
+			_ = cmd.Wait()
 		})
 		if line, err := bufio.NewReader(out).ReadString('\n'); line != "listening\n" {
 			tb.Fatalf("echo server: %q, %v", line, err)
@@ -165,8 +165,8 @@ func (h *host) serveOutside(tb testing.TB, addr string, n int) netip.AddrPort {
 
 // echo is a server that returns what it gets until the client's FIN.
 func echo(c *net.TCPConn) {
-	io.Copy(c, c)
-	c.Close()
+	_, _ = io.Copy(c, c)
+	_ = c.Close()
 }
 
 func client(i int) netip.AddrPort {

@@ -139,7 +139,7 @@ func TestRestartLeavesOldTuplesAlone(t *testing.T) {
 				kept <- c // for ever open
 				return
 			}
-			c.Close() // first, so that TIME_WAIT is here
+			_ = c.Close() // first, so that TIME_WAIT is here
 		})
 		for i, data := range []string{"c", "k"} {
 			s := &sender{data: []byte(data)}

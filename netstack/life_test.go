@@ -2,6 +2,7 @@ package netstack
 
 import (
 	"bytes"
+	"errors"
 	"io"
 	"net"
 	"net/netip"
@@ -55,9 +56,9 @@ func TestShortConnectionsFromOneAddress(t *testing.T) {
 	const conns = 20_000
 	h := open(t, Config{Pool: []netip.Prefix{netip.MustParsePrefix("198.18.7.7/32")}, Shards: 2})
 	target := h.serve(t, "10.9.0.1:0", func(c *net.TCPConn) {
-		io.ReadFull(c, make([]byte, 4))
-		c.Write([]byte("answer"))
-		c.Close() // first: TIME_WAIT stays here
+		_, _ = io.ReadFull(c, make([]byte, 4))
+		_, _ = c.Write([]byte("answer"))
+		_ = c.Close() // first: TIME_WAIT stays here
 	})
 	open, done := 0, 0
 	for i := 0; done < conns; {
@@ -90,8 +91,8 @@ func TestLargeAnswerIsAbsorbed(t *testing.T) {
 	for _, mtu := range []int{65535, 1500} {
 		h := open(t, Config{MTU: mtu})
 		target := h.serve(t, "10.9.0.1:0", func(c *net.TCPConn) {
-			io.CopyN(c, zeros{}, size)
-			c.Close()
+			_, _ = io.CopyN(c, zeros{}, size)
+			_ = c.Close()
 		})
 		s := &sender{}
 		c := h.dial(t, client(1), target, 0)
@@ -100,7 +101,7 @@ func TestLargeAnswerIsAbsorbed(t *testing.T) {
 		if s.got != size {
 			t.Errorf("mtu %d: absorbed %d bytes, want %d", mtu, s.got, size)
 		}
-		c.CloseWrite()
+		_ = c.CloseWrite()
 		h.awaitState(t, c, Finished)
 		c.Release()
 		h.awaitEmpty(t)
@@ -115,9 +116,9 @@ func TestHalfClose(t *testing.T) {
 	h := open(t, Config{})
 	target := h.serve(t, "10.9.0.1:0", func(c *net.TCPConn) {
 		b, _ := io.ReadAll(c) // until our FIN
-		c.Write(bytes.ToUpper(b))
-		c.Write([]byte(" and more"))
-		c.Close()
+		_, _ = c.Write(bytes.ToUpper(b))
+		_, _ = c.Write([]byte(" and more"))
+		_ = c.Close()
 	})
 	s := &sender{data: []byte("hello"), fin: true}
 	c := h.dial(t, client(1), target, 0)
@@ -133,7 +134,7 @@ func TestHalfClose(t *testing.T) {
 
 func TestTargetClosesFirst(t *testing.T) {
 	h := open(t, Config{})
-	target := h.serve(t, "10.9.0.1:0", func(c *net.TCPConn) { c.Close() })
+	target := h.serve(t, "10.9.0.1:0", func(c *net.TCPConn) { _ = c.Close() })
 	s := &sender{}
 	c := h.dial(t, client(1), target, 0)
 	c.Session = s.event
@@ -148,7 +149,7 @@ func TestTargetClosesFirst(t *testing.T) {
 		t.Error(err)
 	}
 	h.awaitState(t, c, Finished)
-	if _, err := c.Write([]byte("x")); err != ErrClosed {
+	if _, err := c.Write([]byte("x")); !errors.Is(err, ErrClosed) {
 		t.Errorf("Write after the end: %v", err)
 	}
 	c.Release()
@@ -158,15 +159,15 @@ func TestTargetClosesFirst(t *testing.T) {
 func TestTargetResets(t *testing.T) {
 	h := open(t, Config{})
 	target := h.serve(t, "10.9.0.1:0", func(c *net.TCPConn) {
-		c.Read(make([]byte, 1))
-		c.SetLinger(0)
-		c.Close()
+		_, _ = c.Read(make([]byte, 1))
+		_ = c.SetLinger(0)
+		_ = c.Close()
 	})
 	s := &sender{data: []byte("x")}
 	c := h.dial(t, client(1), target, 0)
 	c.Session = s.event
 	h.awaitState(t, c, Reset)
-	if _, err := c.Write([]byte("x")); err != ErrReset {
+	if _, err := c.Write([]byte("x")); !errors.Is(err, ErrReset) {
 		t.Errorf("Write after a reset: %v", err)
 	}
 	c.Release()
@@ -185,7 +186,7 @@ func TestAbortResetsTheTarget(t *testing.T) {
 	c.Abort()
 	select {
 	case err := <-failed:
-		if err == nil || err == io.EOF {
+		if err == nil || errors.Is(err, io.EOF) {
 			t.Errorf("target read: %v, want a reset", err)
 		}
 	case <-time.After(deadline):
@@ -203,7 +204,7 @@ func TestRefused(t *testing.T) {
 	for _, target := range []string{"10.9.0.1:9", "[fd09::1]:9"} {
 		c := h.dial(t, client(1), netip.MustParseAddrPort(target), 0)
 		h.awaitState(t, c, Refused)
-		if _, err := c.Write([]byte("x")); err != ErrRefused {
+		if _, err := c.Write([]byte("x")); !errors.Is(err, ErrRefused) {
 			t.Errorf("Write: %v", err)
 		}
 		c.Release()
@@ -254,7 +255,7 @@ func TestTargetsThatCannotBeDialled(t *testing.T) {
 func TestServerSpeaksFirst(t *testing.T) {
 	h := open(t, Config{})
 	target := h.serve(t, "10.9.0.1:0", func(c *net.TCPConn) {
-		c.Write([]byte("220 hello\r\n"))
+		_, _ = c.Write([]byte("220 hello\r\n"))
 		echo(c)
 	})
 	s := &sender{}
@@ -347,7 +348,7 @@ func TestCloseResets(t *testing.T) {
 		}
 		return true
 	})
-	all[0].Write(make([]byte, 1<<20))
+	_, _ = all[0].Write(make([]byte, 1<<20))
 	h.dial(t, client(1000), netip.MustParseAddrPort("10.99.0.1:80"), 0)
 	if err := h.net.Close(); err != nil {
 		t.Fatal(err)

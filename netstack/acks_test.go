@@ -1,0 +1,195 @@
+package netstack
+
+import (
+	"bytes"
+	"io"
+	"net"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"flowtwin/internal/packet"
+)
+
+// An ACK rides on the next request: a request costs one packet, not two.
+func TestAcksRideOnRequests(t *testing.T) {
+	const requests = 500
+	h := open(t, Config{})
+	target := h.serve(t, "10.9.0.1:0", echo)
+	c := h.dial(t, client(1), target, 0)
+	s := &sender{}
+	c.Session = s.event
+	h.awaitState(t, c, Established)
+	for i := range requests {
+		s.data = []byte("request")
+		s.event(c)
+		h.await(t, "echo", func() bool { return s.got == 7*(i+1) })
+	}
+	if n := h.net.Stats().TunPacketsOut; n > requests*3/2 {
+		t.Errorf("%d packets for %d requests", n, requests)
+	}
+	c.Release()
+}
+
+// An ACK that finds nothing to ride on leaves by itself.
+func TestHeldAckLeaves(t *testing.T) {
+	h := open(t, Config{})
+	conns := make(chan *net.TCPConn, 1)
+	target := h.serve(t, "10.9.0.1:0", func(c *net.TCPConn) {
+		_, _ = c.Write([]byte("greeting"))
+		conns <- c
+	})
+	s := &sender{}
+	c := h.dial(t, client(1), target, 0)
+	c.Session = s.event
+	h.await(t, "greeting", func() bool { return s.got == 8 })
+	server := <-conns
+	h.await(t, "acknowledgement", func() bool { return unsent(t, server) == 0 })
+	_ = server.Close()
+	c.Release()
+}
+
+// unsent returns how many bytes the kernel has not seen acknowledged.
+func unsent(t *testing.T, c *net.TCPConn) (n int) {
+	t.Helper()
+	raw, err := c.SyscallConn()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if cerr := raw.Control(func(fd uintptr) { n, err = unix.IoctlGetInt(int(fd), unix.SIOCOUTQ) }); cerr != nil || err != nil {
+		t.Fatal(cerr, err)
+	}
+	return n
+}
+
+// lossy drops the packets to the TUN that drop chooses.
+type lossy struct {
+	io.Writer
+	drop func(v *packet.View) bool
+	view packet.View
+}
+
+func (l *lossy) Write(b []byte) (int, error) {
+	if l.view.Parse(b[virtioHdr:], 0) == packet.OK && l.drop(&l.view) {
+		return len(b), nil
+	}
+	return l.Writer.Write(b)
+}
+
+func (h *host) lose(drop func(v *packet.View) bool) {
+	o := h.net.stacks[0].out
+	o.writing.Lock()
+	defer o.writing.Unlock()
+	o.tun = &lossy{Writer: o.tun, drop: drop}
+}
+
+// Our last ACK is lost and the endpoint gone: the target's FIN comes again and is
+// answered all the same, so that its socket ends too.
+func TestLostLastAckIsRepeated(t *testing.T) {
+	for _, addr := range []string{"10.9.0.1:0", "[fd09::1]:0"} {
+		h := open(t, Config{})
+		fin, lost := false, 0
+		h.lose(func(v *packet.View) bool {
+			fin = fin || v.Flags.Has(packet.FIN)
+			if drop := fin && v.Flags == packet.ACK; drop {
+				lost++
+				return true
+			}
+			return false
+		})
+		target := h.serve(t, addr, echo)
+		s := &sender{data: []byte("x"), fin: true}
+		c := h.dial(t, client(1), target, 0)
+		c.Session = s.event
+		h.await(t, "EOF", func() bool { return s.eof })
+		c.Release()
+		h.awaitEmpty(t)
+		h.await(t, "the end of the target's socket", func() bool {
+			return strings.TrimSpace(h.ns.Run(t, "ss", "-Htan", "state", "last-ack")) == ""
+		})
+		if lost == 0 || h.net.Stats().Strays == 0 {
+			t.Errorf("%s: %d ACKs lost, stats %+v: nothing was tested", addr, lost, h.net.Stats())
+		}
+	}
+}
+
+// A lossy path: nothing is lost or doubled, and Acked tells the truth.
+func TestLossyPath(t *testing.T) {
+	for _, mtu := range []int{1500, 65535} {
+		h := open(t, Config{MTU: mtu})
+		n := 0
+		h.lose(func(*packet.View) bool { n++; return n%17 == 0 })
+		target := h.serve(t, "10.9.0.1:0", echo)
+		const size = 2 << 20
+		s := &sender{data: bytes.Repeat([]byte("z"), size), fin: true}
+		c := h.dial(t, client(1), target, 0)
+		c.Session = s.event
+		h.await(t, "echo", func() bool { return s.eof })
+		if s.got != size || c.Acked() != size {
+			t.Errorf("mtu %d: echoed %d, acked %d, want %d", mtu, s.got, c.Acked(), size)
+		}
+		c.Release()
+		h.awaitEmpty(t)
+	}
+}
+
+// The target's keep-alive probes are answered without anybody's help.
+func TestKeepAliveProbesAreAnswered(t *testing.T) {
+	h := open(t, Config{})
+	conns := make(chan *net.TCPConn, 1)
+	target := h.serve(t, "10.9.0.1:0", func(c *net.TCPConn) {
+		if err := c.SetKeepAliveConfig(net.KeepAliveConfig{Enable: true, Idle: time.Second, Interval: time.Second, Count: 1}); err != nil {
+			t.Error(err)
+		}
+		conns <- c
+	})
+	c := h.dial(t, client(1), target, 0)
+	h.awaitState(t, c, Established)
+	server := <-conns
+	out := h.net.Stats().TunPacketsOut
+	h.await(t, "two answers", func() bool { return h.net.Stats().TunPacketsOut >= out+2 })
+	if _, err := server.Write([]byte("alive")); err != nil {
+		t.Error(err)
+	}
+	s := &sender{}
+	c.Session = s.event
+	h.await(t, "the write", func() bool { return s.got == 5 })
+	c.Release()
+	_ = server.Close()
+	h.awaitEmpty(t)
+}
+
+func TestSlotsGrowByInnerAddresses(t *testing.T) {
+	var s slots
+	var added []byte
+	grow := func(last byte) error { added = append(added, last); return nil }
+	var conns []*Conn
+	for i := range maxInner * innerPorts {
+		c := &Conn{}
+		if ok, err := s.put(c, grow); !ok || err != nil {
+			t.Fatalf("slot %d: %v, %v", i, ok, err)
+		}
+		if c.slot.port() == 0 || s.at(c.slot) != c {
+			t.Fatalf("slot %d is %x", i, c.slot)
+		}
+		conns = append(conns, c)
+	}
+	if len(added) != maxInner {
+		t.Errorf("%d inner addresses", len(added))
+	}
+	if ok, _ := s.put(&Conn{}, grow); ok {
+		t.Error("one more than there is room for")
+	}
+	for _, c := range conns {
+		s.remove(c)
+	}
+	if s.count != 0 || len(s.all()) != 0 {
+		t.Errorf("%d left", s.count)
+	}
+	c := &Conn{}
+	if ok, err := s.put(c, grow); !ok || err != nil || len(added) != maxInner {
+		t.Errorf("after removal: %v, %v", ok, err)
+	}
+}
