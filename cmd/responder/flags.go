@@ -1,0 +1,208 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/spf13/pflag"
+
+	"flowtwin/responder"
+	"flowtwin/responder/replay"
+)
+
+// options is what the command line says.
+type options struct {
+	config  responder.Config
+	logFile string
+	pidFile string
+	json    bool
+	daemon  bool
+	version bool
+}
+
+// raw is the command line before it has been looked into.
+type raw struct {
+	options
+
+	listen string
+	allow  []string
+	pool   []string
+	gate   string
+}
+
+func (r *raw) flags() *pflag.FlagSet {
+	fs := pflag.NewFlagSet("responder", pflag.ContinueOnError)
+	fs.SortFlags = false
+	fs.Usage = func() {}
+	c := &r.config
+	fs.StringVar(&r.listen, "listen", ":7443", "take copiers at UDP `[host]:port`")
+	fs.StringSliceVar(&r.allow, "allow", nil, "`TARGET[,...]` that copiers may name: address, address:port or prefix (default: all addresses of this host)")
+	fs.StringVar(&c.InviteFile, "invite-file", "", "write the invite for copiers to `FILE`")
+	fs.StringSliceVar(&c.Advertise, "advertise", nil, "`host[:port][,...]` that the invite names (default: this host's addresses)")
+	fs.DurationVar(&c.InviteTTL, "invite-ttl", 0, "how long the invite is good for (default: for ever)")
+	fs.StringVar(&c.StateDir, "state-dir", "", "`DIR` of key and secret (default "+responder.DefaultStateDir+")")
+	fs.StringSliceVarP(&r.pool, "client-pool", "c", nil, "`POOL[,...]` of addresses that the target sees clients at: prefix, address, or 192.168.50.x (default 198.18.0.0/15)")
+	fs.IntVar(&c.Shards, "shards", 0, "stacks and TUN queues, `N` (default: one for each CPU, at most 4)")
+	fs.IntVar(&c.Sessions, "max-sessions", 200_000, "refuse flows beyond `N` sessions")
+	fs.StringVar(&r.gate, "gate", "turn", "turn: a request waits until the target has answered the one before it; off: it does not")
+	fs.DurationVar(&c.MaxHold, "max-hold", replay.DefaultMaxHold, "the longest that a request waits")
+	fs.DurationVar(&c.Settle, "settle", replay.DefaultSettle, "an answer of other length than online is over when the target has been quiet for so long")
+	fs.DurationVar(&c.Drain, "drain", 5*time.Second, "how long sessions may go on after SIGINT or SIGTERM")
+	fs.StringVar(&c.ReportFile, "report", "", "write the final summary as JSON to `FILE`")
+	fs.BoolVarP(&r.daemon, "daemon", "d", false, "run in the background")
+	fs.StringVarP(&r.logFile, "log", "l", "", "log to `FILE` (default: stderr)")
+	fs.StringVarP(&r.pidFile, "pid", "P", "", "write the process id to `FILE`")
+	fs.BoolVar(&r.json, "json", false, "log as JSON")
+	fs.BoolVar(&r.version, "version", false, "print the version")
+	return fs
+}
+
+// usage is what --help prints.
+func usage() string {
+	return `Usage: responder [--listen :7443] [--allow TARGET] --invite-file FILE [flags]
+
+Plays what copiers send to applications on this host, over a TUN device of its
+own, and returns the headers of their answers. Needs CAP_NET_ADMIN. The device and
+its route are all that changes on this host, and they go when it ends.
+
+Examples:
+  responder --allow 192.168.44.137:80 --invite-file invite
+      port 80 of one address; give the file to the copiers
+  responder --listen :7443 --advertise target.example.net --invite-file invite
+      any target on this host; copiers reach it under its name
+  responder -c 192.168.50.x --invite-file invite
+      the target sees clients in 192.168.50.0/24
+  responder --invite-file invite -d -l /var/log/responder.log -P /run/responder.pid
+      in the background
+
+kill -USR1 logs the status; SIGINT or SIGTERM lets the sessions finish and ends it, a
+second one ends it at once.
+
+Flags:
+` + strings.TrimRight((&raw{}).flags().FlagUsages(), "\n") + "\n"
+}
+
+// parseFlags reads the command line; it changes nothing. Errors name the flag.
+func parseFlags(args []string) (options, error) {
+	var r raw
+	fs := r.flags()
+	if err := fs.Parse(args); err != nil {
+		return r.options, err
+	}
+	c := &r.config
+	switch {
+	case r.version:
+		return r.options, nil
+	case fs.NArg() > 0:
+		return r.options, fmt.Errorf("%q: not a flag; see --help", fs.Arg(0))
+	case fs.Changed("shards") && c.Shards < 1:
+		return r.options, fmt.Errorf("--shards: %d is less than 1", c.Shards)
+	case c.Sessions < 1:
+		return r.options, fmt.Errorf("--max-sessions: %d is less than 1", c.Sessions)
+	case c.MaxHold <= 0:
+		return r.options, fmt.Errorf("--max-hold: %v is not positive; --gate=off lets nothing wait", c.MaxHold)
+	case c.Settle <= 0:
+		return r.options, fmt.Errorf("--settle: %v is not positive", c.Settle)
+	case c.Drain < 0:
+		return r.options, fmt.Errorf("--drain: %v is negative", c.Drain)
+	case c.InviteTTL < 0 || fs.Changed("invite-ttl") && c.InviteTTL == 0:
+		return r.options, fmt.Errorf("--invite-ttl: %v is not positive", c.InviteTTL)
+	}
+	switch r.gate {
+	case "turn":
+	case "off":
+		c.GateOff = true
+	default:
+		return r.options, fmt.Errorf("--gate: %q is neither turn nor off", r.gate)
+	}
+	var err error
+	if c.Listen, err = parseListen(r.listen); err != nil {
+		return r.options, err
+	}
+	for _, a := range r.allow {
+		rule, err := responder.ParseRule(a)
+		if err != nil {
+			return r.options, fmt.Errorf("--allow: %w", err)
+		}
+		c.Allow = append(c.Allow, rule)
+	}
+	for _, a := range c.Advertise {
+		if err := checkAdvertise(a); err != nil {
+			return r.options, err
+		}
+	}
+	c.Pool, err = parsePool(r.pool)
+	return r.options, err
+}
+
+// parseListen checks host:port; a port alone stands for all addresses.
+func parseListen(s string) (string, error) {
+	if !strings.Contains(s, ":") {
+		s = ":" + s
+	}
+	_, port, err := net.SplitHostPort(s)
+	if err != nil {
+		return "", fmt.Errorf("--listen: %q is not [host]:port", s)
+	}
+	if _, err := strconv.ParseUint(port, 10, 16); err != nil {
+		return "", fmt.Errorf("--listen: %q: port %q is not within 0..65535", s, port)
+	}
+	return s, nil
+}
+
+func checkAdvertise(s string) error {
+	host, port, err := net.SplitHostPort(s)
+	if err != nil { // no port: a name, or an address
+		host, port = strings.Trim(s, "[]"), "1"
+	}
+	n, err := strconv.ParseUint(port, 10, 16)
+	_, addrErr := netip.ParseAddr(host)
+	if host == "" || err != nil || n == 0 || addrErr != nil && strings.ContainsAny(host, ":/[] ") {
+		return fmt.Errorf("--advertise: %q is not host or host:port", s)
+	}
+	return nil
+}
+
+// parsePool reads prefixes, single addresses, and tcpcopy's 192.168.50.x, which
+// stands for the 256 addresses of 192.168.50.0/24.
+func parsePool(list []string) ([]netip.Prefix, error) {
+	var pool []netip.Prefix
+	for _, s := range list {
+		p, err := poolPrefix(strings.TrimSpace(s))
+		if err != nil {
+			return nil, err
+		}
+		for _, o := range pool {
+			if o.Overlaps(p) {
+				return nil, fmt.Errorf("-c: %s and %s overlap", o, p)
+			}
+		}
+		pool = append(pool, p)
+	}
+	return pool, nil
+}
+
+func poolPrefix(s string) (netip.Prefix, error) {
+	text := s
+	if net3, ok := strings.CutSuffix(s, ".x"); ok {
+		text = net3 + ".0/24"
+	}
+	p, err := netip.ParsePrefix(text)
+	if a, addrErr := netip.ParseAddr(text); addrErr == nil && a.Zone() == "" {
+		p, err = netip.PrefixFrom(a, a.BitLen()), nil
+	}
+	switch {
+	case err != nil:
+		return p, fmt.Errorf("-c: %q is not a prefix such as 198.18.0.0/15, an address, or 192.168.50.x", s)
+	case p.Addr().Is4In6():
+		return p, errors.New("-c: " + s + ": write IPv4 addresses as such")
+	case p != p.Masked():
+		return p, fmt.Errorf("-c: %s has bits behind its length; is %s meant?", s, p.Masked())
+	}
+	return p, nil
+}

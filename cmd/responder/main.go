@@ -1,0 +1,82 @@
+// Command responder runs on the target host: it takes what copiers send and plays
+// it to the target, in real connections, through a TUN device of its own.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+
+	"github.com/spf13/pflag"
+
+	"flowtwin/internal/cli"
+	"flowtwin/responder"
+)
+
+// version is set by the linker.
+var version = "devel"
+
+func main() {
+	os.Exit(run(os.Args[1:], os.Stdout, os.Stderr))
+}
+
+// run is main with its surroundings passed in; it returns the exit code: 2 for
+// arguments that make no sense, 1 for all other errors.
+func run(args []string, stdout, stderr io.Writer) int {
+	opts, err := parseFlags(args)
+	switch {
+	case errors.Is(err, pflag.ErrHelp):
+		fmt.Fprint(stdout, usage())
+		return 0
+	case err != nil:
+		fmt.Fprintln(stderr, "responder:", err)
+		return 2
+	case opts.version:
+		fmt.Fprintln(stdout, "responder", version)
+		return 0
+	}
+	ready := func(error) {}
+	if opts.daemon {
+		parent, tell, err := cli.Daemonize(opts.logFile)
+		if parent || err != nil {
+			return exit(stderr, err)
+		}
+		ready = tell
+	}
+	err = start(opts, stdout, ready)
+	ready(err) // it may have been ready before; then this says nothing
+	return exit(stderr, err)
+}
+
+func exit(stderr io.Writer, err error) int {
+	if err == nil {
+		return 0
+	}
+	// One line: errors joined at the end of a run stand below each other.
+	fmt.Fprintln(stderr, "responder:", strings.ReplaceAll(err.Error(), "\n", "; "))
+	return 1
+}
+
+// start runs the responder until a signal ends it.
+func start(opts options, stdout io.Writer, ready func(error)) (err error) {
+	log, closer, err := cli.Logger(opts.json, opts.logFile)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, closer.Close()) }()
+	remove, err := cli.WritePid(opts.pidFile)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, remove()) }()
+
+	ctx, status, stop := cli.Signals(context.Background())
+	defer stop()
+	cfg := opts.config
+	cfg.Version, cfg.Log, cfg.Out, cfg.Status = version, log, stdout, status
+	cfg.Ready = func() { ready(nil) }
+	return responder.Run(ctx, cfg)
+}

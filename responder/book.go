@@ -1,0 +1,145 @@
+package responder
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"log/slog"
+
+	"flowtwin/netstack"
+	"flowtwin/tunnel/frame"
+)
+
+// howCount is one more than the largest frame.CloseHow.
+const howCount = int(frame.ClosedRejected) + 1
+
+// A Book holds the responder's counters. Bytes of sessions that are still open
+// are in Delivered and Absorbed, those dropped are counted when a session ends.
+type Book struct {
+	Opened, Established uint64
+	Closed              Hows
+	DialErrors          uint64
+	Delivered, Absorbed uint64 // bytes
+	DroppedBytes        uint64
+	DeliveredSegments   uint64
+	DroppedSegments     uint64
+	Turns, HeldMax      uint64
+	HeadersReturned     uint64
+	HeadersDropped      uint64
+	Queued              int // bytes that wait for targets
+}
+
+// Hows counts sessions by frame.CloseHow.
+type Hows [howCount]uint64
+
+// MarshalJSON names the counters that are not zero.
+func (h Hows) MarshalJSON() ([]byte, error) {
+	m := make(map[string]uint64)
+	for i, n := range h {
+		if n > 0 {
+			m[frame.CloseHow(i).String()] = n
+		}
+	}
+	return json.Marshal(m)
+}
+
+// close enters a session's account.
+func (b *Book) close(c *frame.Closed) {
+	b.Closed[min(int(c.How), howCount-1)]++
+	b.DroppedBytes += c.DroppedBytes
+	b.DeliveredSegments += c.DeliveredSegments
+	b.DroppedSegments += c.DroppedSegments
+	b.Turns += c.Turns
+	b.HeldMax += c.HeldMax
+	b.HeadersReturned += c.HeadersReturned
+	b.HeadersDropped += c.HeadersDropped
+}
+
+// add adds another shard's counters.
+func (b *Book) add(o *Book) {
+	b.Opened += o.Opened
+	b.Established += o.Established
+	for i, n := range o.Closed {
+		b.Closed[i] += n
+	}
+	b.DialErrors += o.DialErrors
+	b.Delivered += o.Delivered
+	b.Absorbed += o.Absorbed
+	b.DroppedBytes += o.DroppedBytes
+	b.DeliveredSegments += o.DeliveredSegments
+	b.DroppedSegments += o.DroppedSegments
+	b.Turns += o.Turns
+	b.HeldMax += o.HeldMax
+	b.HeadersReturned += o.HeadersReturned
+	b.HeadersDropped += o.HeadersDropped
+	b.Queued += o.Queued
+}
+
+// A Summary is all that the status shows.
+type Summary struct {
+	Book
+	Copiers int
+	Open    int64  // sessions
+	Strays  uint64 // frames of no session
+	Net     netstack.Stats
+}
+
+// attrs returns the summary as the attributes of a log line; what is zero and
+// rarely is anything else is left out.
+func (s *Summary) attrs() []any {
+	a := []any{
+		slog.Int("copiers", s.Copiers), slog.Int64("sessions", s.Open),
+		slog.Uint64("opened", s.Opened), slog.Uint64("established", s.Established),
+	}
+	for i, n := range s.Closed {
+		if n > 0 {
+			a = append(a, slog.Uint64("closed_"+frame.CloseHow(i).String(), n))
+		}
+	}
+	a = append(a, slog.Uint64("delivered_bytes", s.Delivered), slog.Uint64("answer_bytes", s.Absorbed))
+	for _, c := range []struct {
+		name string
+		n    uint64
+	}{
+		{"dropped_bytes", s.DroppedBytes},
+		{"held_max", s.HeldMax},
+		{"headers_dropped", s.HeadersDropped},
+		{"dial_errors", s.DialErrors},
+		{"queued_bytes", uint64(max(0, s.Queued))},
+		{"stray_frames", s.Strays},
+		{"stray_packets", s.Net.Strays},
+		{"tuples_refused", s.Net.TuplesRefused},
+	} {
+		if c.n > 0 {
+			a = append(a, slog.Uint64(c.name, c.n))
+		}
+	}
+	return a
+}
+
+// write prints the final summary.
+func (s *Summary) write(w io.Writer) error {
+	p := func(format string, args ...any) (err error) {
+		_, err = fmt.Fprintf(w, format, args...)
+		return err
+	}
+	err := p("sessions   %d opened, %d established\n", s.Opened, s.Established)
+	for i, n := range s.Closed {
+		if n > 0 && err == nil {
+			err = p("  closed   %d %s\n", n, frame.CloseHow(i))
+		}
+	}
+	if err == nil {
+		err = p("bytes      %d delivered, %d dropped, %d of answers absorbed\n", s.Delivered, s.DroppedBytes, s.Absorbed)
+	}
+	if err == nil {
+		err = p("segments   %d delivered, %d dropped\n", s.DeliveredSegments, s.DroppedSegments)
+	}
+	if err == nil {
+		err = p("turns      %d, of which %d released by max-hold\n", s.Turns, s.HeldMax)
+	}
+	if err == nil {
+		err = p("headers    %d returned, %d dropped\n", s.HeadersReturned, s.HeadersDropped)
+	}
+	return err
+}

@@ -1,0 +1,89 @@
+package responder
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strconv"
+
+	"flowtwin/tunnel"
+)
+
+// maxAdvertised is how many addresses an invite has room for.
+const maxAdvertised = 16
+
+// advertised returns the addresses for the invite: what was given, with our port
+// where it names none, or those that the socket can be reached at.
+func advertised(given []string, bound netip.AddrPort, local []netip.Addr) []string {
+	port := strconv.Itoa(int(bound.Port()))
+	var addrs []string
+	for _, a := range given {
+		if _, _, err := net.SplitHostPort(a); err != nil {
+			a = net.JoinHostPort(a, port)
+		}
+		addrs = append(addrs, a)
+	}
+	if len(addrs) > 0 {
+		return addrs
+	}
+	if !bound.Addr().IsUnspecified() {
+		return []string{bound.String()}
+	}
+	for _, a := range local {
+		if !a.IsLoopback() && !a.IsLinkLocalUnicast() && len(addrs) < maxAdvertised {
+			addrs = append(addrs, net.JoinHostPort(a.String(), port))
+		}
+	}
+	if len(addrs) == 0 {
+		addrs = append(addrs, net.JoinHostPort("127.0.0.1", port))
+	}
+	return addrs
+}
+
+// writeInvite writes the invite so that it is complete when it appears, and for
+// its owner alone.
+func writeInvite(file string, i tunnel.Invite) (err error) {
+	f, err := os.CreateTemp(filepath.Dir(file), ".invite-*") // mode 0600
+	if err != nil {
+		return fmt.Errorf("invite file: %w", err)
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(fmt.Errorf("invite file: %w", err), os.Remove(f.Name()))
+		}
+	}()
+	if _, err := f.WriteString(i.String() + "\n"); err != nil {
+		return errors.Join(err, f.Close())
+	}
+	if err := f.Close(); err != nil {
+		return err
+	}
+	return os.Rename(f.Name(), file)
+}
+
+// loadIdentity finds key and secret. Where the usual folder cannot be used, and
+// no other was asked for, it is one in the home folder; fellBack tells which.
+func loadIdentity(dir string) (id tunnel.Identity, fellBack string, err error) {
+	if dir != "" {
+		id, err = tunnel.LoadIdentity(dir)
+		return id, "", err
+	}
+	id, err = tunnel.LoadIdentity(DefaultStateDir)
+	if !errors.Is(err, fs.ErrPermission) && !errors.Is(err, errReadOnly) {
+		return id, "", err
+	}
+	home, homeErr := os.UserHomeDir()
+	if homeErr != nil {
+		return id, "", errors.Join(err, homeErr)
+	}
+	fellBack = filepath.Join(home, ".flowtwin")
+	id, homeErr = tunnel.LoadIdentity(fellBack)
+	if homeErr != nil {
+		return id, "", errors.Join(err, homeErr)
+	}
+	return id, fellBack, nil
+}

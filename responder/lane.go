@@ -1,0 +1,234 @@
+package responder
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"net/netip"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"flowtwin/netstack"
+	"flowtwin/tunnel/frame"
+)
+
+// maxFlows bounds the flow numbers of a lane. Copiers number their flows densely,
+// so that this is how many may be under way at a time.
+const maxFlows = 1 << 20
+
+// errProtocol says that a copier did what none of ours does.
+var errProtocol = errors.New("protocol error")
+
+// laneIO is what a lane needs of tunnel.PeerLane.
+type laneIO interface {
+	Read() ([]byte, error)
+	Return(frames []byte, must, urgent bool) bool
+}
+
+// traffic counts bytes that moved between us and the target.
+type traffic struct{ delivered, absorbed uint64 }
+
+// A lane is the responder's half of a copier's lane. Its reader sorts the frames
+// by the shard of their flow; shards and lanes need not be equal in number.
+type lane struct {
+	host     *host
+	io       laneIO
+	targets  []netip.AddrPort // by map
+	strands  []*strand        // by shard
+	sessions atomic.Int64
+	left     atomic.Int32  // strands that have not ended
+	done     chan struct{} // all have
+
+	// Of the reader.
+	flows   []*session // by number, the last one that had it
+	pending []*batch   // by shard
+
+	mu    sync.Mutex
+	moved traffic
+	lag   lag
+}
+
+// host is what lanes share: the way to sessions.
+type host struct {
+	net      network
+	workers  []*worker
+	open     atomic.Int64 // sessions, those that were refused not counted
+	most     int64
+	draining atomic.Bool
+	strays   atomic.Uint64 // frames of no flow
+	batches  sync.Pool
+}
+
+func newLane(h *host, io laneIO, targets []netip.AddrPort) *lane {
+	l := &lane{host: h, io: io, targets: targets, done: make(chan struct{}), pending: make([]*batch, len(h.workers))}
+	l.left.Store(int32(len(h.workers)))
+	for range h.workers {
+		l.strands = append(l.strands, &strand{lane: l})
+	}
+	return l
+}
+
+// run reads the lane until the copier has said Bye or the connection ends, which
+// ended tells; then it sees to it that all sessions end. It returns an error when
+// the copier broke the protocol.
+func (l *lane) run(ended <-chan struct{}) error {
+	for {
+		frames, err := l.io.Read()
+		if err == nil {
+			err = l.sort(frames)
+			l.send(whatFrames)
+		}
+		if errors.Is(err, io.EOF) {
+			l.send(whatBye)
+			select {
+			case <-l.done:
+				return nil
+			case <-ended:
+				err = nil
+			}
+		} else if err == nil {
+			continue
+		}
+		l.send(whatGone)
+		<-l.done
+		if errors.Is(err, errProtocol) {
+			return err
+		}
+		return nil // the connection's end is the peer's to tell
+	}
+}
+
+// sort hands each frame to the batch of its flow's shard.
+func (l *lane) sort(frames []byte) error {
+	for len(frames) > 0 {
+		t, flow, body, rest, err := frame.Next(frames)
+		if err != nil {
+			return fmt.Errorf("%w: %w", errProtocol, err)
+		}
+		frames = rest
+		var s *session
+		if t == frame.TypeOpen {
+			if s, err = l.admit(flow, body); err != nil {
+				return err
+			}
+		} else if s = l.find(flow); s == nil {
+			l.host.strays.Add(1)
+			continue
+		}
+		switch t {
+		case frame.TypeOpen, frame.TypeFin, frame.TypeReset, frame.TypeAbort:
+			body = nil
+		case frame.TypeData:
+		default:
+			return fmt.Errorf("%w: %s frame on a lane", errProtocol, t)
+		}
+		l.batch(s.lease.Shard).add(t, s, body)
+	}
+	return nil
+}
+
+func (l *lane) find(flow uint32) *session {
+	if int(flow) >= len(l.flows) {
+		return nil
+	}
+	s := l.flows[flow]
+	if s == nil || s.over.Load() {
+		return nil
+	}
+	return s
+}
+
+// admit makes the session of a flow. One that cannot be admitted is made all the
+// same, since its bytes must be counted: its worker will not dial.
+func (l *lane) admit(flow uint32, body []byte) (*session, error) {
+	o, ok := frame.ParseOpen(body)
+	switch {
+	case !ok:
+		return nil, fmt.Errorf("%w: malformed open", errProtocol)
+	case flow >= maxFlows:
+		return nil, fmt.Errorf("%w: flow %d is over the limit of %d", errProtocol, flow, maxFlows)
+	case int(o.Map) >= len(l.targets):
+		return nil, fmt.Errorf("%w: flow of map %d, there are %d", errProtocol, o.Map, len(l.targets))
+	case l.find(flow) != nil:
+		return nil, fmt.Errorf("%w: flow %d is open", errProtocol, flow)
+	}
+	s := &session{flow: flow, target: l.targets[o.Map], baseSeen: o.BaseSeen}
+	l.lease(s, &o)
+	s.strand = l.strands[s.lease.Shard]
+	for int(flow) >= len(l.flows) {
+		l.flows = append(l.flows, nil)
+	}
+	l.flows[flow] = s
+	l.sessions.Add(1)
+	return s, nil
+}
+
+// lease finds an outward address for s, or says why it gets none.
+func (l *lane) lease(s *session, o *frame.Open) {
+	h := l.host
+	switch {
+	case h.draining.Load():
+		s.refused = frame.ClosedDrain
+	case h.open.Load() >= h.most: // other lanes' readers may pass it by one each
+		s.refused = frame.ClosedRejected
+	default:
+		client := netip.AddrPortFrom(o.Key.Client.Netip(), o.Key.ClientPort)
+		lease, err := h.net.Acquire(client, s.target.Addr().Is6())
+		if err == nil {
+			s.lease = lease
+			s.admitted = true
+			h.open.Add(1)
+			return
+		}
+		s.refused = frame.ClosedNoTuple
+	}
+	s.lease = netstack.Lease{Shard: int(s.flow) % len(h.workers)}
+}
+
+// batch returns the batch that is being filled for a shard.
+func (l *lane) batch(shard int) *batch {
+	b := l.pending[shard]
+	if b == nil {
+		b = l.host.newBatch(l.strands[shard])
+		l.pending[shard] = b
+	}
+	return b
+}
+
+// send hands over the batches; news other than frames go to all shards. It waits
+// while a worker is behind, and the copier with it: lanes are flow-controlled.
+func (l *lane) send(w what) {
+	for i := range l.pending {
+		if w != whatFrames {
+			l.batch(i).what = w
+		}
+		if b := l.pending[i]; b != nil {
+			l.pending[i] = nil
+			l.host.workers[i].batches <- b
+		}
+	}
+}
+
+// strandEnded is called by a worker when its part of the lane is over.
+func (l *lane) strandEnded() {
+	if l.left.Add(-1) == 0 {
+		l.io.Return(frame.AppendEmpty(nil, frame.TypeReturnBye, 0), true, true)
+		close(l.done)
+	}
+}
+
+// progress tells the copier how the lane stands.
+func (l *lane) progress(now time.Time) {
+	l.mu.Lock()
+	p := frame.Progress{
+		Time: now.UnixNano(), Sessions: uint32(max(0, l.sessions.Load())),
+		LagCount: l.lag.n, DeliveredBytes: l.moved.delivered, AnswerBytes: l.moved.absorbed,
+	}
+	if l.lag.n > 0 {
+		p.LagP50, p.LagP99, p.LagMax = l.lag.quantile(0.5), l.lag.quantile(0.99), l.lag.hi
+	}
+	l.lag.reset()
+	l.mu.Unlock()
+	l.io.Return(frame.AppendProgress(nil, &p), false, false)
+}

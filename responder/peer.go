@@ -1,0 +1,76 @@
+package responder
+
+import (
+	"context"
+	"net/netip"
+	"slices"
+	"sync"
+	"time"
+)
+
+// run serves a copier until its connection ends, or it has said Bye on all lanes
+// and all its sessions are over.
+func (r *server) run(p peer) {
+	hello := p.Hello()
+	var targets []netip.AddrPort
+	for _, m := range hello.Maps {
+		targets = append(targets, m.Target)
+	}
+	log := r.log.With("copier", hello.Name, "remote", hello.Remote.String())
+	log.Info("copier connected", "version", hello.Version, "lanes", hello.Lanes, "targets", targets)
+
+	ctx, cancel := context.WithCancel(p.Context())
+	defer cancel()
+	var helpers, readers sync.WaitGroup
+	lanes := make([]*lane, hello.Lanes)
+	for i := range lanes {
+		lanes[i] = newLane(r.host, p.Lane(i), targets)
+		readers.Go(func() {
+			if err := lanes[i].run(p.Context().Done()); err != nil {
+				log.Warn("copier is disconnected", "err", err)
+				_ = p.Close(err.Error()) // the reason is logged; Close has nothing to add
+			}
+		})
+	}
+	helpers.Go(func() { progress(ctx, lanes) })
+	slices.SortFunc(targets, netip.AddrPort.Compare)
+	for _, t := range slices.Compact(targets) {
+		helpers.Go(func() {
+			if err := probe(ctx, t); err != nil && ctx.Err() == nil {
+				log.Warn("target is not listening; its sessions are tried all the same", "target", t.String(), "err", err)
+			}
+		})
+	}
+	readers.Wait()
+	cancel()
+	helpers.Wait()
+	part(p.Context(), farewell)
+	_ = p.Close("all sessions are over") // closed already, most often
+	log.Info("copier gone")
+}
+
+// progress tells the copier once a second how its lanes stand.
+func progress(ctx context.Context, lanes []*lane) {
+	tick := time.NewTicker(tickEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case now := <-tick.C:
+			for _, l := range lanes {
+				l.progress(now)
+			}
+		}
+	}
+}
+
+// part waits until a copier has left, at most for d.
+func part(ctx context.Context, d time.Duration) {
+	timeout := time.NewTimer(d)
+	defer timeout.Stop()
+	select {
+	case <-ctx.Done():
+	case <-timeout.C:
+	}
+}

@@ -1,0 +1,302 @@
+package responder
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"os"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"flowtwin/netstack"
+	"flowtwin/tunnel"
+)
+
+// Run serves copiers until ctx ends, which is success; then it lets the sessions
+// finish for cfg.Drain and undoes what it changed on the host.
+func Run(ctx context.Context, cfg Config) (err error) {
+	cfg, err = cfg.populate()
+	if err != nil {
+		return err
+	}
+	local, err := localAddrs()
+	if err != nil {
+		return err
+	}
+	if err := checkRules(cfg.Allow, local); err != nil {
+		return err
+	}
+	if err := checkPrivilege(); err != nil {
+		return err
+	}
+	id, fellBack, err := loadIdentity(cfg.StateDir)
+	if err != nil {
+		return err
+	}
+	if fellBack != "" {
+		cfg.Log.Warn("state folder cannot be used, taking the home folder's", "dir", DefaultStateDir, "instead", fellBack)
+	}
+	var expires time.Time
+	if cfg.InviteTTL > 0 {
+		expires = time.Now().Add(cfg.InviteTTL)
+	}
+
+	// Nothing above changes the host, but for the key that is made once.
+	var check targetCheck
+	srv, err := tunnel.Listen(tunnel.ServerConfig{
+		Addr: cfg.Listen, Identity: id, Expires: expires, Log: cfg.Log,
+		Accept: func(h tunnel.Hello) error { return check.accept(h, cfg.Allow) },
+	})
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, srv.Close()) }()
+	stackNet, err := netstack.Open(netstack.Config{
+		Pool: cfg.Pool, Shards: cfg.Shards, Loopback: loopback(cfg.Allow), Log: cfg.Log,
+	})
+	if err != nil {
+		return err
+	}
+	r := newServer(cfg, realNet{stackNet})
+	defer func() { err = errors.Join(err, r.net.Close()) }()
+	check.net.Store(stackNet)
+
+	addrs := advertised(cfg.Advertise, srv.Addr(), local)
+	if cfg.InviteFile != "" {
+		if err := writeInvite(cfg.InviteFile, id.Invite(addrs, expires)); err != nil {
+			return err
+		}
+	}
+	cfg.Log.Info("listening", "addr", srv.Addr().String(), "advertise", addrs, "iface", r.net.Name(),
+		"invite_file", cfg.InviteFile, "shards", cfg.Shards, "version", cfg.Version)
+	cfg.Ready()
+	return r.serve(ctx, func(ctx context.Context) (peer, error) {
+		p, err := srv.Accept(ctx)
+		if err != nil {
+			return nil, err
+		}
+		return realPeer{p}, nil
+	})
+}
+
+// checkRules refuses rules that can never allow anything: a typing error is better
+// found now than when the first copier is refused.
+func checkRules(rules []Rule, local []netip.Addr) error {
+	for _, r := range rules {
+		if !r.Prefix.IsSingleIP() {
+			continue
+		}
+		port := max(r.Port, 1)
+		if err := allowed(netip.AddrPortFrom(r.Prefix.Addr(), port), nil, local); err != nil {
+			return fmt.Errorf("--allow %s: %w", r, err)
+		}
+	}
+	return nil
+}
+
+// targetCheck decides about copiers' maps.
+type targetCheck struct {
+	net atomic.Pointer[netstack.Net]
+}
+
+func (c *targetCheck) accept(h tunnel.Hello, rules []Rule) error {
+	n := c.net.Load()
+	if n == nil {
+		return errors.New("the responder is still starting")
+	}
+	local, err := localAddrs() // anew: addresses come and go
+	if err != nil {
+		return err
+	}
+	for _, m := range h.Maps {
+		if err := allowed(m.Target, rules, local); err != nil {
+			return err
+		}
+		if err := n.CheckTarget(m.Target); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// A peer is what the responder needs of tunnel.Peer.
+type peer interface {
+	Hello() tunnel.Hello
+	Lane(i int) laneIO
+	Context() context.Context
+	Close(reason string) error
+}
+
+type realPeer struct{ *tunnel.Peer }
+
+func (p realPeer) Lane(i int) laneIO { return p.Peer.Lane(i) }
+
+// A server runs workers and peers on a network.
+type server struct {
+	cfg     Config
+	log     *slog.Logger
+	net     network
+	host    *host
+	stop    chan struct{} // ends the workers
+	workers sync.WaitGroup
+
+	mu    sync.Mutex
+	peers map[peer]struct{}
+	left  sync.WaitGroup // of peers
+}
+
+// newServer starts the workers.
+func newServer(cfg Config, n network) *server {
+	r := &server{
+		cfg: cfg, log: cfg.Log, net: n, stop: make(chan struct{}), peers: make(map[peer]struct{}),
+		host: &host{net: n, most: int64(cfg.Sessions)},
+	}
+	for i := range n.Shards() {
+		w := newWorker(i, n.Stack(i), cfg.replay(), &r.host.open)
+		r.host.workers = append(r.host.workers, w)
+		r.workers.Go(func() { w.run(r.stop) })
+	}
+	return r
+}
+
+// serve takes copiers until ctx ends, then drains. All its goroutines, and the
+// workers, have ended when it returns.
+func (r *server) serve(ctx context.Context, accept func(context.Context) (peer, error)) error {
+	statusCtx, stopStatus := context.WithCancel(context.WithoutCancel(ctx))
+	var status sync.WaitGroup
+	status.Go(func() { r.status(statusCtx) })
+	var err error
+	for {
+		var p peer
+		if p, err = accept(ctx); err != nil {
+			break
+		}
+		r.begin(p)
+	}
+	if ctx.Err() != nil {
+		err = nil
+	}
+	r.drain(context.WithoutCancel(ctx))
+	r.left.Wait()
+	stopStatus()
+	status.Wait()
+	close(r.stop)
+	r.workers.Wait()
+	return errors.Join(err, r.report())
+}
+
+// begin serves p on goroutines of its own.
+func (r *server) begin(p peer) {
+	r.mu.Lock()
+	r.peers[p] = struct{}{}
+	r.mu.Unlock()
+	r.left.Go(func() {
+		r.run(p)
+		r.mu.Lock()
+		delete(r.peers, p)
+		r.mu.Unlock()
+	})
+}
+
+// drain lets the sessions finish, ends those that do not, sees to it that their
+// accounts are returned, and parts with the copiers.
+func (r *server) drain(ctx context.Context) {
+	r.host.draining.Store(true)
+	r.log.Info("stopping", "sessions", r.host.open.Load(), "drain", r.cfg.Drain)
+	r.waitIdle(r.cfg.Drain)
+	for _, w := range r.host.workers {
+		b := r.host.newBatch(nil)
+		b.what, b.done = whatDrain, make(chan struct{})
+		done := b.done
+		w.batches <- b
+		<-done
+	}
+	r.mu.Lock()
+	var peers []peer
+	for p := range r.peers {
+		peers = append(peers, p)
+	}
+	r.mu.Unlock()
+	if len(peers) == 0 {
+		return
+	}
+	// What is queued for the copiers is written within milliseconds.
+	ctx, cancel := context.WithTimeout(ctx, farewell)
+	defer cancel()
+	for _, p := range peers {
+		select {
+		case <-p.Context().Done():
+		case <-ctx.Done():
+		}
+	}
+	for _, p := range peers {
+		_ = p.Close("responder stops") // it says only that it is closed already
+	}
+}
+
+// waitIdle waits until no session is left, at most for d.
+func (r *server) waitIdle(d time.Duration) {
+	deadline := time.NewTimer(d)
+	defer deadline.Stop()
+	poll := time.NewTicker(20 * time.Millisecond)
+	defer poll.Stop()
+	for r.host.open.Load() > 0 {
+		select {
+		case <-deadline.C:
+			return
+		case <-poll.C:
+		}
+	}
+}
+
+// status logs how things stand, now and then and when asked.
+func (r *server) status(ctx context.Context) {
+	tick := time.NewTicker(statusEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		case <-r.cfg.Status:
+		}
+		s := r.summary()
+		r.log.Info("status", s.attrs()...)
+	}
+}
+
+// summary adds the workers' counters up.
+func (r *server) summary() Summary {
+	s := Summary{Open: r.host.open.Load(), Strays: r.host.strays.Load(), Net: r.net.Stats()}
+	r.mu.Lock()
+	s.Copiers = len(r.peers)
+	r.mu.Unlock()
+	for _, w := range r.host.workers {
+		w.mu.Lock()
+		s.add(&w.published)
+		w.mu.Unlock()
+	}
+	return s
+}
+
+// report prints the final summary, and writes it to the report file.
+func (r *server) report() error {
+	s := r.summary()
+	r.log.Info("stopped", s.attrs()...)
+	err := s.write(r.cfg.Out)
+	if r.cfg.ReportFile == "" {
+		return err
+	}
+	b, jsonErr := json.MarshalIndent(&s, "", "  ")
+	if jsonErr == nil {
+		jsonErr = os.WriteFile(r.cfg.ReportFile, append(b, '\n'), 0o644)
+	}
+	if jsonErr != nil {
+		jsonErr = fmt.Errorf("report file: %w", jsonErr)
+	}
+	return errors.Join(err, jsonErr)
+}

@@ -1,0 +1,85 @@
+package responder
+
+import "flowtwin/tunnel/frame"
+
+// flush gives the lanes what a round has gathered for them: headers first, so that
+// the account of a session comes behind all of its headers.
+func (w *worker) flush() {
+	w.taps.mu.Lock()
+	for i, st := range w.taps.tapped {
+		st.returnHeadersLocked()
+		st.tapped = false
+		w.taps.tapped[i] = nil
+	}
+	w.taps.tapped = w.taps.tapped[:0]
+	for _, st := range w.touched {
+		for _, s := range st.ended {
+			w.taps.leaveLocked(s)
+			s.acct.HeadersReturned, s.acct.HeadersDropped = s.returned, s.missed
+		}
+	}
+	w.taps.mu.Unlock()
+
+	for i, st := range w.touched {
+		st.touched = false
+		w.touched[i] = nil
+		w.settle(st)
+	}
+	w.touched = w.touched[:0]
+}
+
+// settle returns the accounts of a strand, and ends it when nothing is to come.
+func (w *worker) settle(st *strand) {
+	for i, s := range st.ended {
+		st.must = frame.AppendClosed(st.must, s.flow, &s.acct)
+		w.book.close(&s.acct)
+		st.ended[i] = nil
+		// The copier may use the number again when it has the account.
+		s.strand.lane.sessions.Add(-1)
+		if s.admitted {
+			w.open.Add(-1)
+		}
+		s.over.Store(true)
+	}
+	st.ended = st.ended[:0]
+	if len(st.must) > 0 && !st.gone {
+		st.lane.io.Return(st.must, true, st.said)
+	}
+	st.must = st.must[:0]
+	if st.live == 0 && (st.said || st.gone) && !st.done {
+		st.done = true
+		w.report(st)
+		delete(w.strands, st)
+		st.lane.strandEnded()
+	}
+}
+
+// tick publishes what the status and the lanes' progress show, once a second, and
+// follows the wall clock.
+func (w *worker) tick() {
+	w.followWall()
+	for st := range w.strands {
+		w.report(st)
+	}
+	w.publish()
+}
+
+// report hands the strand's figures to its lane.
+func (w *worker) report(st *strand) {
+	w.book.Delivered += st.moved.delivered
+	w.book.Absorbed += st.moved.absorbed
+	l := st.lane
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.moved.delivered += st.moved.delivered
+	l.moved.absorbed += st.moved.absorbed
+	st.moved = traffic{}
+	st.lag.moveTo(&l.lag)
+}
+
+func (w *worker) publish() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.published = w.book
+	w.published.Queued = w.replay.Queued()
+}

@@ -1,0 +1,83 @@
+package responder
+
+import (
+	"net/netip"
+	"sync/atomic"
+
+	"flowtwin/netstack"
+	"flowtwin/responder/replay"
+	"flowtwin/tunnel/frame"
+)
+
+// A session is a flow at the responder. The lane's reader makes it; from then on
+// it belongs to the worker of its shard, but for the parts marked otherwise.
+type session struct {
+	replay.Session
+
+	strand *strand
+	flow   uint32
+
+	// How it is to begin; set by the reader.
+	lease    netstack.Lease
+	target   netip.AddrPort
+	baseSeen uint64
+	refused  frame.CloseHow // 0: dial
+	admitted bool           // holds one of the responder's places
+
+	conn       conn
+	acct       frame.Closed
+	prev, next *session // of the strand
+
+	over atomic.Bool // the flow's number may be used again
+
+	// Guarded by the worker's taps.
+	user             uint64 // 0: no target packet is to come
+	returned, missed uint64 // headers that were returned, and that were refused
+}
+
+// A strand is what one worker keeps of one lane: its sessions there, and what it
+// has to return.
+type strand struct {
+	lane *lane
+
+	// Of the worker.
+	first   *session
+	live    int
+	lag     lag
+	moved   traffic
+	must    []byte     // Established and Closed frames of this round
+	ended   []*session // whose Closed is to be written at the end of this round
+	touched bool       // in the worker's list
+	said    bool       // that the copier has said Bye
+	gone    bool       // the connection broke: nothing is returned any more
+	done    bool       // said or gone, and no session is left
+
+	// Guarded by the worker's taps.
+	headers []byte
+	who     []*session // a header each
+	tapped  bool       // in the taps' list
+}
+
+// link enters s in the strand.
+func (st *strand) link(s *session) {
+	s.next = st.first
+	if st.first != nil {
+		st.first.prev = s
+	}
+	st.first = s
+	st.live++
+}
+
+// unlink takes s out of it.
+func (st *strand) unlink(s *session) {
+	if s.prev != nil {
+		s.prev.next = s.next
+	} else {
+		st.first = s.next
+	}
+	if s.next != nil {
+		s.next.prev = s.prev
+	}
+	s.prev, s.next = nil, nil
+	st.live--
+}

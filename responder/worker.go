@@ -1,0 +1,228 @@
+package responder
+
+import (
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"flowtwin/responder/replay"
+	"flowtwin/tunnel/frame"
+)
+
+const (
+	// workerBatches is how many batches wait for a worker; a lane's reader that
+	// finds no room waits, and with it its lane.
+	workerBatches = 16
+	// roundBatches is how many are taken before the conns get their turn.
+	roundBatches = 4
+	tickEvery    = time.Second
+)
+
+// A worker runs the sessions of one shard, on one goroutine: it takes the frames
+// that the lanes' readers sort out for it, the news of its stack and its timers,
+// and gives the returns to the lanes.
+type worker struct {
+	index   int
+	stack   stack
+	replay  *replay.Shard
+	batches chan *batch
+	begun   time.Time
+	taps    taps
+	open    *atomic.Int64 // sessions of the responder
+
+	now     int64 // of this round: never steps, begins at the wall clock
+	wall    int64 // what to add to now to have the wall clock
+	ready   []*session
+	touched []*strand
+	strands map[*strand]struct{} // of the lanes that are connected
+	book    Book
+
+	mu        sync.Mutex
+	published Book // what the status shows
+}
+
+func newWorker(index int, st stack, cfg replay.Config, open *atomic.Int64) *worker {
+	w := &worker{
+		index: index, stack: st, batches: make(chan *batch, workerBatches), begun: time.Now(),
+		open: open, strands: make(map[*strand]struct{}),
+	}
+	w.replay = replay.NewShard(cfg, w)
+	w.clock()
+	st.SetTap(w.taps.tap)
+	return w
+}
+
+// clock reads the time for a round.
+func (w *worker) clock() { w.now = w.begun.UnixNano() + int64(time.Since(w.begun)) }
+
+// run works until stop is closed. The sessions must be over by then.
+func (w *worker) run(stop <-chan struct{}) {
+	tick := time.NewTicker(tickEvery)
+	defer tick.Stop()
+	timer := time.NewTimer(time.Hour)
+	defer timer.Stop()
+	armed := int64(0)
+	for {
+		select {
+		case b := <-w.batches:
+			w.clock()
+			w.take(b)
+		case <-w.stack.Wake():
+			w.clock()
+		case <-timer.C:
+			armed = 0
+			w.clock()
+		case <-tick.C:
+			w.clock()
+			w.tick()
+		case <-stop:
+			w.publish()
+			return
+		}
+		w.round()
+		if next := w.replay.NextTimer(); next != 0 && (armed == 0 || next < armed) {
+			timer.Reset(time.Duration(max(next-w.now, int64(100*time.Microsecond))))
+			armed = next
+		}
+	}
+}
+
+// round does what is waiting.
+func (w *worker) round() {
+more:
+	for range roundBatches {
+		select {
+		case b := <-w.batches:
+			w.take(b)
+		default:
+			break more
+		}
+	}
+	w.ready = w.stack.Ready(w.ready[:0])
+	for _, s := range w.ready {
+		s.News(w.now)
+	}
+	clear(w.ready)
+	w.replay.Expire(w.now)
+	w.flush()
+}
+
+// take carries out the frames of a batch.
+func (w *worker) take(b *batch) {
+	st := b.strand
+	for _, it := range b.items {
+		s := it.session
+		switch it.kind {
+		case frame.TypeOpen:
+			w.start(s)
+		case frame.TypeData:
+			if d, ok := frame.ParseData(b.data[it.at : it.at+it.len]); ok {
+				s.Data(&d, w.now)
+			}
+		case frame.TypeFin:
+			s.Fin(replay.SeenUnknown, w.now)
+		case frame.TypeReset:
+			s.Reset(replay.SeenUnknown, w.now)
+		case frame.TypeAbort:
+			s.Abort(w.now)
+		}
+	}
+	switch b.what {
+	case whatFrames:
+	case whatBye:
+		st.said = true
+		w.touch(st)
+	case whatGone:
+		st.gone = true
+		w.cut(st, frame.ClosedAborted)
+		w.touch(st)
+	case whatDrain:
+		for st := range w.strands {
+			w.cut(st, frame.ClosedDrain)
+		}
+		w.flush()
+		close(b.done)
+	}
+	b.release()
+}
+
+// start begins a session.
+func (w *worker) start(s *session) {
+	st := s.strand
+	s.Owner = s
+	st.link(s)
+	w.strands[st] = struct{}{}
+	w.book.Opened++
+	if s.refused == 0 {
+		c, err := w.stack.Dial(s.lease, s.target, w.taps.enter(s), s)
+		if err == nil {
+			s.conn = c
+			w.replay.Start(&s.Session, c, s.baseSeen, w.now)
+			return
+		}
+		s.refused = frame.ClosedNoTuple
+		w.book.DialErrors++
+	}
+	w.replay.Refuse(&s.Session, s.refused)
+}
+
+// cut ends all sessions of a strand.
+func (w *worker) cut(st *strand, how frame.CloseHow) {
+	for s := st.first; s != nil; {
+		next := s.next
+		s.Cut(how, w.now)
+		s = next
+	}
+}
+
+// touch has the strand looked at by flush.
+func (w *worker) touch(st *strand) {
+	if !st.touched {
+		st.touched = true
+		w.touched = append(w.touched, st)
+	}
+}
+
+// Established implements replay.Listener.
+func (w *worker) Established(rs *replay.Session, now int64) {
+	s := sessionOf(rs)
+	w.book.Established++
+	s.strand.must = frame.AppendEstablished(s.strand.must, s.flow, &frame.Established{
+		Time: now + w.wall, Connect: uint32(s.conn.Connect().Microseconds()), Client: s.lease.Client,
+	})
+	w.touch(s.strand)
+}
+
+// Wrote implements replay.Listener.
+func (w *worker) Wrote(rs *replay.Session, captured, now int64) {
+	sessionOf(rs).strand.lag.add(now+w.wall-captured, 1)
+}
+
+// Moved implements replay.Listener.
+func (w *worker) Moved(rs *replay.Session, delivered, absorbed uint64) {
+	m := &sessionOf(rs).strand.moved
+	m.delivered += delivered
+	m.absorbed += absorbed
+}
+
+// Closed implements replay.Listener.
+func (w *worker) Closed(rs *replay.Session, c frame.Closed, _ int64) {
+	s := sessionOf(rs)
+	s.acct = c
+	s.conn = nil
+	s.strand.unlink(s)
+	s.strand.ended = append(s.strand.ended, s)
+	w.touch(s.strand)
+}
+
+// sessionOf returns the session that a replay.Session is part of.
+func sessionOf(rs *replay.Session) *session {
+	s, ok := rs.Owner.(*session)
+	if !ok {
+		panic("responder: session without owner")
+	}
+	return s
+}
+
+// followWall takes the wall clock's steps over.
+func (w *worker) followWall() { w.wall = time.Now().UnixNano() - w.now }
