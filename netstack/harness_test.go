@@ -27,6 +27,12 @@ func TestMain(m *testing.M) {
 		echoForever(addr)
 		return
 	}
+	if work := os.Getenv(kernelEnv); work != "" {
+		if err := kernelClient(work); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+		}
+		return
+	}
 	if m.Run() == 0 {
 		refs.DoLeakCheck()
 	}
