@@ -35,9 +35,9 @@ type Config struct {
 const (
 	maxShards     = 64
 	defaultShards = 4 // at most: one copies 200,000 requests/s
-	ringBudget    = 16 << 20
-	ringMost      = 8 << 20
-	blockBytes    = 256 << 10
+	ringBudget    = 16 << 20 // over all shards
+	ringLeast     = 2 << 20
+	blockBytes    = 256 << 10 // holds BIG TCP's usual super-packets
 	queueBudget   = 16 << 20 // what may wait for the network, over all lanes
 	queueLeast    = 1 << 20
 
@@ -77,13 +77,15 @@ func (cfg Config) populate() (Config, error) {
 	return cfg, nil
 }
 
-// capture returns the configuration of the rings. All together they take no more
-// than ringBudget, unless that left one with less than a few blocks.
+// capture returns the configuration of the rings, which share ringBudget. It is
+// the number of blocks that counts, not their bytes: at low rates the kernel
+// closes a block each millisecond, so a ring of 32 outlasts a reader that got no
+// CPU for 32 ms.
 func (cfg *Config) capture() capture.Config {
 	c := capture.Config{
 		Interfaces: cfg.Interfaces,
 		Rings:      cfg.Shards,
-		RingBytes:  max(min(ringMost, ringBudget/cfg.Shards/blockBytes*blockBytes), 4*blockBytes),
+		RingBytes:  max(ringBudget/cfg.Shards/blockBytes*blockBytes, ringLeast),
 		Block:      blockBytes,
 		Log:        cfg.Log,
 	}

@@ -152,6 +152,13 @@ func TestEnds(t *testing.T) {
 			b.feed(p, c.data("next"))
 		}, "", "abort:capture_hole", func(b *bench) bool { return b.book.Client.Dropped[report.Truncated].Bytes == 9 }},
 
+		{"cut packet with the FIN", func(b *bench, c *conn) {
+			p := c.in(packet.FIN|packet.ACK, 0, "last")
+			p.Data = p.Data[:len(p.Data)-2]
+			c.sent += 5
+			b.feed(p, c.serverFin())
+		}, "", "abort:capture_hole", func(b *bench) bool { return b.table.Len() == 0 }},
+
 		{"cut packet of known bytes does no harm", func(b *bench, c *conn) {
 			p := c.data("whole")
 			b.feed(p)

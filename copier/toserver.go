@@ -39,10 +39,10 @@ func (s *shard) fromClient(p *capture.Packet, v *packet.View) {
 		return
 	}
 	r.acknowledge(v)
-	if v.PayloadLen > 0 && !s.payload(slot, r, p, v) {
-		return
-	}
-	if v.Flags&(packet.FIN|packet.RST) != 0 {
+	switch {
+	case v.PayloadLen > 0 && !s.payload(slot, r, p, v):
+		s.outlive(slot, r, v)
+	case v.Flags&(packet.FIN|packet.RST) != 0:
 		s.clientEnds(slot, r, v)
 	}
 }
@@ -220,6 +220,11 @@ func (s *shard) afterwards(slot uint32, r *record, p *capture.Packet, v *packet.
 			s.drop(report.AfterEnd, v.PayloadLen)
 		}
 	}
+	s.outlive(slot, r, v)
+}
+
+// outlive notes how the client ends a flow whose session gets no more.
+func (s *shard) outlive(slot uint32, r *record, v *packet.View) {
 	if v.Flags&packet.RST != 0 {
 		r.ending = report.ClientReset
 	} else if v.Flags&packet.FIN != 0 {
