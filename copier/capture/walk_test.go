@@ -93,6 +93,7 @@ func TestInnerTag(t *testing.T) {
 	// begin like an IP header.
 	like := append(bytes.Clone(in4), make([]byte, etherIPv4-len(in4))...)
 	like[2], like[3], like[4] = 8, 0, 0x45
+	like[6], like[7] = 0, 0
 
 	tests := []struct {
 		name string
