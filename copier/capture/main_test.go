@@ -73,6 +73,7 @@ func startTap(tb testing.TB, set *Set) *tap {
 }
 
 func (tp *tap) read(tb testing.TB, i int, r *Ring) {
+	tb.Helper()
 	for {
 		ok, err := r.Next(time.Second)
 		if errors.Is(err, os.ErrClosed) {
@@ -105,8 +106,8 @@ func (tp *tap) keep(i int, r *Ring) {
 }
 
 // until waits for the packets so far to satisfy want, which says what is missing.
-func (tp *tap) until(t testing.TB, want func([]taken) string) []taken {
-	t.Helper()
+func (tp *tap) until(tb testing.TB, want func([]taken) string) []taken {
+	tb.Helper()
 	deadline := time.After(patience)
 	for {
 		tp.mu.Lock()
@@ -119,7 +120,7 @@ func (tp *tap) until(t testing.TB, want func([]taken) string) []taken {
 		select {
 		case <-tp.changed:
 		case <-deadline:
-			t.Fatalf("after %v: %s; captured %s", patience, missing, describe(all))
+			tb.Fatalf("after %v: %s; captured %s", patience, missing, describe(all))
 		}
 	}
 }
@@ -155,26 +156,26 @@ func fins(n int) func([]taken) string {
 }
 
 // randomBytes returns n bytes that are not likely to match when misplaced.
-func randomBytes(t testing.TB, n int) []byte {
-	t.Helper()
+func randomBytes(tb testing.TB, n int) []byte {
+	tb.Helper()
 	b := make([]byte, n)
 	if _, err := rand.Read(b); err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	return b
 }
 
 // serve accepts connections at addr inside ns, reads each to its end, and then
 // answers with answer.
-func serve(t testing.TB, ns *testnet.NS, addr string, answer []byte) {
-	t.Helper()
+func serve(tb testing.TB, ns *testnet.NS, addr string, answer []byte) {
+	tb.Helper()
 	var l net.Listener
 	var err error
 	ns.Do(func() { l, err = net.Listen("tcp", addr) })
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
-	t.Cleanup(func() { _ = l.Close() })
+	tb.Cleanup(func() { _ = l.Close() })
 	go func() {
 		for {
 			c, err := l.Accept()
@@ -191,27 +192,27 @@ func serve(t testing.TB, ns *testnet.NS, addr string, answer []byte) {
 }
 
 // request connects from inside ns, sends body and reads the answer to its end.
-func request(t testing.TB, ns *testnet.NS, addr string, body []byte) []byte {
-	t.Helper()
+func request(tb testing.TB, ns *testnet.NS, addr string, body []byte) []byte {
+	tb.Helper()
 	var c net.Conn
 	var err error
 	ns.Do(func() { c, err = net.DialTimeout("tcp", addr, patience) })
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	defer func() { _ = c.Close() }()
 	if err := c.SetDeadline(time.Now().Add(patience)); err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	if _, err := c.Write(body); err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	if err := c.(*net.TCPConn).CloseWrite(); err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	answer, err := io.ReadAll(c)
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	return answer
 }

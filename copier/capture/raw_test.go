@@ -24,13 +24,13 @@ type link struct {
 }
 
 // rawLink sends through dev of ns to eth0 of peer.
-func rawLink(t testing.TB, ns *testnet.NS, dev string, peer *testnet.NS) *link {
-	t.Helper()
+func rawLink(tb testing.TB, ns *testnet.NS, dev string, peer *testnet.NS) *link {
+	tb.Helper()
 	var eth *net.Interface
 	var ifErr error
 	peer.Do(func() { eth, ifErr = net.InterfaceByName("eth0") })
 	if ifErr != nil {
-		t.Fatal(ifErr)
+		tb.Fatal(ifErr)
 	}
 	var fd int
 	var err error
@@ -49,10 +49,10 @@ func rawLink(t testing.TB, ns *testnet.NS, dev string, peer *testnet.NS) *link {
 		err = unix.Bind(fd, &unix.SockaddrLinklayer{Ifindex: int(req.Uint32())})
 	})
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
-	t.Cleanup(func() { _ = unix.Close(fd) })
-	return &link{t, fd, eth.HardwareAddr}
+	tb.Cleanup(func() { _ = unix.Close(fd) })
+	return &link{tb, fd, eth.HardwareAddr}
 }
 
 // send sends an Ethernet frame with pkt behind VLAN tags, each the protocol and

@@ -60,16 +60,16 @@ func bytesOf(bs []bool) []byte {
 }
 
 // pair joins a client's and a server's namespace.
-func pair(t testing.TB) (client, server *testnet.NS) {
-	t.Helper()
-	client, server = testnet.New(t, "capcli"), testnet.New(t, "capsrv")
-	testnet.Link(t, client, "eth0", "10.9.0.1/24", server, "eth0", "10.9.0.2/24")
+func pair(tb testing.TB) (client, server *testnet.NS) {
+	tb.Helper()
+	client, server = testnet.New(tb, "capcli"), testnet.New(tb, "capsrv")
+	testnet.Link(tb, client, "eth0", "10.9.0.1/24", server, "eth0", "10.9.0.2/24")
 	for _, end := range []struct {
 		ns   *testnet.NS
 		cidr string
 	}{{client, "fd09::1/64"}, {server, "fd09::2/64"}} {
 		if err := end.ns.AddAddr("eth0", end.cidr); err != nil {
-			t.Fatal(err)
+			tb.Fatal(err)
 		}
 	}
 	return client, server

@@ -1,0 +1,137 @@
+package capture
+
+import (
+	"net"
+	"slices"
+	"strings"
+	"testing"
+
+	"flowtwin/internal/testnet"
+)
+
+// An interface that goes down and comes back is captured again, and the log says
+// so once each time.
+func TestInterfaceDownAndUp(t *testing.T) {
+	for name, names := range map[string][]string{"bound": {"eth0"}, "all": nil} {
+		t.Run(name, func(t *testing.T) {
+			client, server := pair(t)
+			serve(t, server, "10.9.0.2:80", nil)
+			logged := newMessages()
+			tp := startTap(t, openIn(t, server, Config{Matches: serverAt("10.9.0.2:80"), Interfaces: names, Log: logged.log()}))
+			request(t, client, "10.9.0.2:80", []byte("before"))
+			tp.until(t, fins(1))
+
+			server.Run(t, "ip", "link", "set", "eth0", "down")
+			logged.await(t, "is down", 1)
+			server.Run(t, "ip", "link", "set", "eth0", "up")
+			logged.await(t, "capturing on interface", 1)
+			request(t, client, "10.9.0.2:80", []byte("after"))
+			tp.until(t, fins(2))
+			logged.await(t, "is down", 1)
+			if n := strings.Count(logged.buf.String(), "\n"); n != 2 {
+				t.Errorf("%d messages, want 2: %s", n, &logged.buf)
+			}
+		})
+	}
+}
+
+// A VPN interface that is removed and made again is another one by the same name.
+func TestInterfaceIsMadeAgain(t *testing.T) {
+	for rings := 1; rings <= 2; rings++ {
+		client, server := pair(t)
+		logged := newMessages()
+		set := openIn(t, server, Config{
+			Matches: serverAt("10.9.0.2:80"), Interfaces: []string{"eth0"}, Rings: rings, Log: logged.log(),
+		})
+		tp := startTap(t, set)
+		serve(t, server, "10.9.0.2:80", nil)
+		request(t, client, "10.9.0.2:80", []byte("before"))
+		before := len(tp.until(t, fins(1)))
+
+		server.Run(t, "ip", "link", "del", "eth0")
+		logged.await(t, "is down", 1)
+		testnet.Link(t, client, "eth0", "10.9.0.1/24", server, "eth0", "10.9.0.2/24")
+		logged.await(t, "capturing on interface", 1)
+		request(t, client, "10.9.0.2:80", []byte("after"))
+		after := len(tp.until(t, fins(2)))
+
+		var n uint64
+		for i := range rings {
+			n += set.Ring(i).Stats().Packets
+		}
+		if n != uint64(after) || after <= before {
+			t.Errorf("kernel counted %d packets, read %d then %d", n, before, after)
+		}
+	}
+}
+
+// What the responder replays through its TUN device on the same host must not be
+// captured, also when the device appears later; another new interface must be.
+func TestAllFollowsInterfaces(t *testing.T) {
+	client, server := pair(t)
+	logged := newMessages()
+	set := openIn(t, server, Config{Matches: []Match{{Port: 80}}, Log: logged.log()})
+	tp := startTap(t, set)
+	serve(t, server, ":80", nil)
+
+	testnet.Link(t, client, "eth1", "10.9.1.1/24", server, "flowtwin0", "10.9.1.2/24")
+	testnet.Link(t, client, "eth2", "10.9.2.1/24", server, "eth2", "10.9.2.2/24")
+	logged.await(t, "iface=eth2", 1)
+	request(t, client, "10.9.1.2:80", []byte("replayed"))
+	request(t, client, "10.9.2.2:80", []byte("from a client"))
+	for _, p := range tp.until(t, fins(1)) {
+		if p.view.Src.String() == "10.9.1.1" || p.view.Dst.String() == "10.9.1.1" {
+			t.Fatal("captured on flowtwin0")
+		}
+	}
+	if got, want := set.Interfaces(), []string{"lo", "eth0", "eth2"}; !slices.Equal(got, want) {
+		t.Errorf("interfaces %v, want %v", got, want)
+	}
+}
+
+// A host whose address is on a bridge sees what its port receives twice.
+func TestBridgePortsAreLeftToTheBridge(t *testing.T) {
+	client, server := pair(t)
+	for _, args := range []string{
+		"link add br0 type bridge", "link set eth0 master br0", "addr flush dev eth0",
+		"addr add 10.9.0.2/24 dev br0", "link set br0 up",
+	} {
+		server.Run(t, "ip", strings.Fields(args)...)
+	}
+	serve(t, server, "10.9.0.2:80", nil)
+	set := openIn(t, server, Config{Matches: serverAt("10.9.0.2:80")})
+	tp := startTap(t, set)
+	body := randomBytes(t, 100_000)
+	request(t, client, "10.9.0.2:80", body)
+	carried := 0
+	for _, p := range tp.until(t, fins(1)) {
+		if p.ToServer {
+			carried += p.view.PayloadLen
+		}
+	}
+	if carried != len(body) {
+		t.Errorf("captured %d bytes of a request of %d; on %v", carried, len(body), set.Interfaces())
+	}
+}
+
+func TestOnlyNamedInterfaces(t *testing.T) {
+	client, server := pair(t)
+	testnet.Link(t, client, "eth1", "10.9.1.1/24", server, "eth1", "10.9.1.2/24")
+	testnet.Link(t, client, "eth2", "10.9.2.1/24", server, "eth2", "10.9.2.2/24")
+	tp := startTap(t, openIn(t, server, Config{Matches: []Match{{Port: 80}}, Interfaces: []string{"eth0", "eth2"}}))
+	serve(t, server, ":80", nil)
+	for _, addr := range []string{"10.9.1.2:80", "10.9.0.2:80", "10.9.2.2:80"} {
+		request(t, client, addr, []byte("x"))
+	}
+	names := map[string]bool{}
+	for _, p := range tp.until(t, fins(2)) {
+		server.Do(func() {
+			if ifc, err := net.InterfaceByIndex(int(p.Iface)); err == nil {
+				names[ifc.Name] = true
+			}
+		})
+	}
+	if !names["eth0"] || !names["eth2"] || len(names) != 2 {
+		t.Errorf("captured on %v, want eth0 and eth2", names)
+	}
+}
