@@ -13,8 +13,8 @@ import (
 // request, or its FIN, carries the same number. So an ACK that nobody waits for is
 // held back for a while, as a kernel's client delays its own.
 const (
-	// ackDelay is for one small segment of the target. Linux delays 40 ms.
-	ackDelay = 20 * time.Millisecond
+	// ackDelay is for one small segment of the target; Linux waits as long.
+	ackDelay = 40 * time.Millisecond
 	// ackDelayShort is for the end of the handshake, which lets a server speak
 	// that speaks first, and for several segments: the target's loss probe fires
 	// after a few milliseconds then.

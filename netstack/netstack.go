@@ -59,10 +59,10 @@ type Net struct {
 	readers []*reader
 	began   time.Time
 
-	stop    chan struct{}
-	workers sync.WaitGroup
-	closed  sync.Once
-	err     error
+	stop             chan struct{}
+	writing, reading sync.WaitGroup
+	closed           sync.Once
+	err              error
 }
 
 // Open checks everything (capability, /dev/net/tun, overlap of the pool with
@@ -98,8 +98,8 @@ func Open(cfg Config) (*Net, error) {
 		n.readers = append(n.readers, newReader(n, n.device.queues[i].File()))
 	}
 	for i := range n.stacks {
-		n.workers.Go(func() { n.stacks[i].out.run(n.stop) })
-		n.workers.Go(n.readers[i].run)
+		n.writing.Go(func() { n.stacks[i].out.run(n.stop) })
+		n.reading.Go(n.readers[i].run)
 	}
 	cfg.Log.Info("TUN device is up", "iface", n.device.name, "pool", cfg.Pool, "shards", cfg.Shards, "mtu", cfg.MTU, "old_tuples", old)
 	return n, nil
@@ -172,8 +172,9 @@ func (n *Net) Close() error {
 			s.close()
 		}
 		close(n.stop)
+		n.writing.Wait()
 		n.err = n.device.close()
-		n.workers.Wait()
+		n.reading.Wait()
 	})
 	return n.err
 }
