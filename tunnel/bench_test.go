@@ -27,8 +27,6 @@ func BenchmarkThroughput(b *testing.B) {
 	c, p := pair(b, ClientConfig{})
 	go drain(p.Lane(0), make(chan int, 1))
 	l, payload := c.Lane(0), make([]byte, 292)
-	wake := make(chan struct{}, 1)
-	_ = wake
 	b.SetBytes(316)
 	b.ReportAllocs()
 	for b.Loop() {

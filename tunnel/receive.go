@@ -42,9 +42,13 @@ type serverLink struct {
 
 // receive carries a connection through the handshake.
 func (s *Server) receive(conn *quic.Conn) {
+	who, ok := conn.Context().Value(newcomerKey{}).(*newcomer)
+	if !ok || who.named.Swap(true) {
+		return // it has ended already
+	}
 	ctx, cancel := context.WithTimeoutCause(conn.Context(), handshakeTimeout, errors.New("the handshake took too long"))
 	defer cancel()
-	err := s.handshake(ctx, conn)
+	err := s.handshake(ctx, conn, who.release)
 	if err == nil {
 		return
 	}
@@ -59,14 +63,7 @@ func (s *Server) receive(conn *quic.Conn) {
 		reason = context.Cause(ctx).Error()
 	}
 	closeReason(conn, code, reason)
-	select {
-	case <-s.closed:
-		return
-	default:
-	}
-	if ok, suppressed := s.refusals.allow(time.Now()); ok {
-		s.log.Warn("copier refused", "remote", addrPort(conn.RemoteAddr()), "reason", reason, "suppressed", suppressed)
-	}
+	s.logRefusal(conn.RemoteAddr(), reason)
 }
 
 // leaving is the text of the copier's own reason to end the handshake.
@@ -75,12 +72,18 @@ func leaving(err error) string {
 	if errors.As(err, &app) && app.Remote {
 		return "the copier left: " + app.ErrorMessage
 	}
+	// QUIC carries no reason while the handshake lasts (RFC 9000, 10.2.3), and a
+	// copier that meets the wrong key leaves at its very end.
+	var transport *quic.TransportError
+	if errors.As(err, &transport) && transport.Remote && transport.ErrorCode == quic.ApplicationErrorErrorCode {
+		return "the copier left in the handshake, most likely because its invite names another key"
+	}
 	return fmt.Sprintf("the copier left: %v", err)
 }
 
-// handshake proves the secret and reads what the copier wants. When it returns
-// nil the connection belongs to a peer.
-func (s *Server) handshake(ctx context.Context, conn *quic.Conn) error {
+// handshake proves the secret, calls proved, and reads what the copier wants.
+// When it returns nil the connection belongs to a peer.
+func (s *Server) handshake(ctx context.Context, conn *quic.Conn, proved func()) error {
 	control, err := conn.AcceptStream(ctx)
 	if err != nil {
 		return err
@@ -91,7 +94,7 @@ func (s *Server) handshake(ctx context.Context, conn *quic.Conn) error {
 	if err := s.prove(conn, control); err != nil {
 		return err
 	}
-	proved(conn)
+	proved()
 	link := serverLink{conn, control}
 
 	t, body, err := readRequest(control)

@@ -112,25 +112,42 @@ func resetKey(secret [32]byte) *quic.StatelessResetKey {
 	return (*quic.StatelessResetKey)(mac.Sum(nil))
 }
 
-// unprovenKey finds a connection's place among the unproven in its context.
-type unprovenKey struct{}
+// A newcomer is a connection without a proof.
+type newcomer struct {
+	release func()      // gives its place among the unproven back
+	named   atomic.Bool // its end has been logged, or is receive's to log
+}
+
+// newcomerKey finds a connection's newcomer in its context.
+type newcomerKey struct{}
 
 // admit counts a new connection among the unproven ones, until it is proven or
 // ends, and refuses it when there are too many.
-func (s *Server) admit(ctx context.Context, _ *quic.ClientInfo) (context.Context, error) {
+func (s *Server) admit(ctx context.Context, info *quic.ClientInfo) (context.Context, error) {
 	if s.unproven.Add(1) > maxUnproven {
 		s.unproven.Add(-1)
 		return nil, errors.New("too many connections at once")
 	}
-	release := sync.OnceFunc(func() { s.unproven.Add(-1) })
-	context.AfterFunc(ctx, release)
-	return context.WithValue(ctx, unprovenKey{}, release), nil
+	n := &newcomer{release: sync.OnceFunc(func() { s.unproven.Add(-1) })}
+	context.AfterFunc(ctx, func() {
+		n.release()
+		// Those that end in the TLS handshake never come to receive.
+		if !n.named.Swap(true) {
+			s.logRefusal(info.RemoteAddr, leaving(context.Cause(ctx)))
+		}
+	})
+	return context.WithValue(ctx, newcomerKey{}, n), nil
 }
 
-// proved takes conn from the unproven ones.
-func proved(conn *quic.Conn) {
-	if release, ok := conn.Context().Value(unprovenKey{}).(func()); ok {
-		release()
+// logRefusal says who did not get in, and why.
+func (s *Server) logRefusal(remote net.Addr, reason string) {
+	select {
+	case <-s.closed:
+		return
+	default:
+	}
+	if ok, suppressed := s.refusals.allow(time.Now()); ok {
+		s.log.Warn("copier refused", "remote", addrPort(remote), "reason", reason, "suppressed", suppressed)
 	}
 }
 
