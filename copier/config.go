@@ -37,7 +37,7 @@ const (
 	defaultShards = 4 // at most: one copies 200,000 requests/s
 	ringBudget    = 16 << 20 // over all shards
 	ringLeast     = 2 << 20
-	blockBytes    = 256 << 10 // holds BIG TCP's usual super-packets
+	ringStep      = 1 << 20
 	queueBudget   = 16 << 20 // what may wait for the network, over all lanes
 	queueLeast    = 1 << 20
 
@@ -77,16 +77,14 @@ func (cfg Config) populate() (Config, error) {
 	return cfg, nil
 }
 
-// capture returns the configuration of the rings, which share ringBudget. It is
-// the number of blocks that counts, not their bytes: at low rates the kernel
-// closes a block each millisecond, so a ring of 32 outlasts a reader that got no
-// CPU for 32 ms.
+// capture returns the configuration of the rings, which share ringBudget: at low
+// rates that is a block for each of 128 ms divided by the shards, so long may a
+// reader be without CPU before packets are lost.
 func (cfg *Config) capture() capture.Config {
 	c := capture.Config{
 		Interfaces: cfg.Interfaces,
 		Rings:      cfg.Shards,
-		RingBytes:  max(ringBudget/cfg.Shards/blockBytes*blockBytes, ringLeast),
-		Block:      blockBytes,
+		RingBytes:  max(ringBudget/cfg.Shards/ringStep*ringStep, ringLeast),
 		Log:        cfg.Log,
 	}
 	for _, m := range cfg.Maps {
