@@ -1,0 +1,292 @@
+package responder
+
+import (
+	"math/rand/v2"
+	"net"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"flowtwin/tunnel"
+	"flowtwin/tunnel/frame"
+)
+
+// The hosts' clocks differ by seconds: percentiles must still be good to a part
+// of the lag itself.
+func TestLagIsPreciseWhateverTheClocks(t *testing.T) {
+	for _, offset := range []int64{0, -7 * int64(time.Second), int64(time.Hour)} {
+		rng := rand.New(rand.NewPCG(1, 2))
+		var window, l lag
+		var values []int64
+		for range 2 { // the second window knows its reference
+			window.reset()
+			l.reset()
+			values = values[:0]
+			for range 10_000 {
+				v := offset + 50_000 + int64(rng.ExpFloat64()*1e6)
+				values = append(values, v)
+				window.add(v, 1)
+			}
+			window.moveTo(&l)
+		}
+		slices.Sort(values)
+		if l.n != 10_000 || window.n != 0 || l.hi != values[9999] || l.lo != values[0] {
+			t.Fatalf("%d values from %d to %d", l.n, l.lo, l.hi)
+		}
+		for _, q := range []float64{0.01, 0.5, 0.99} {
+			got, want := l.quantile(q), values[int(q*10_000)]
+			if tolerance := (want-values[0])/8 + 2000; got < want-tolerance || got > want+tolerance {
+				t.Errorf("offset %v, q %v: %d, want %d ± %d", time.Duration(offset), q, got-offset, want-offset, tolerance)
+			}
+		}
+	}
+}
+
+func TestLagBuckets(t *testing.T) {
+	for b := range lagSide {
+		if d := distance(b); bucket(d) != b {
+			t.Fatalf("bucket of %d, the least of bucket %d, is %d", d, b, bucket(d))
+		}
+	}
+	if b := bucket(1 << 63); b > lagSide {
+		t.Errorf("bucket of a huge distance is %d", b)
+	}
+}
+
+func TestAllowed(t *testing.T) {
+	local := []netip.Addr{
+		netip.MustParseAddr("192.168.44.137"), netip.MustParseAddr("2001:db8::7"), netip.MustParseAddr("::1"),
+	}
+	tests := []struct{ target, rules, says string }{
+		{"192.168.44.137:80", "", ""},
+		{"127.0.0.1:80", "", ""},
+		{"127.9.9.9:80", "", ""},
+		{"[2001:db8::7]:80", "", ""},
+		{"[::1]:80", "", "::1"},
+		{"192.168.44.138:80", "", "not an address of the responder's host"},
+		{"0.0.0.0:80", "", "not an address"},
+		{"192.168.44.137:0", "", "not an address"},
+		{"192.168.44.137:80", "192.168.44.137:80", ""},
+		{"192.168.44.137:81", "192.168.44.137:80", "--allow"},
+		{"192.168.44.137:81", "192.168.44.137", ""},
+		{"192.168.44.137:81", "10.0.0.0/8,192.168.0.0/16", ""},
+		{"127.0.0.1:80", "192.168.44.137:80", "--allow"},
+		{"[2001:db8::7]:80", "[2001:db8::7]:80", ""},
+	}
+	for _, tt := range tests {
+		var rules []Rule
+		for s := range strings.SplitSeq(tt.rules, ",") {
+			if s == "" {
+				continue
+			}
+			r, err := ParseRule(s)
+			if err != nil || r.String() != s {
+				t.Fatalf("rule %s: %s, %v", s, r, err)
+			}
+			rules = append(rules, r)
+		}
+		err := allowed(netip.MustParseAddrPort(tt.target), rules, local)
+		if (err == nil) != (tt.says == "") || err != nil && !strings.Contains(err.Error(), tt.says) {
+			t.Errorf("%s by rules %q: %v, want %q", tt.target, tt.rules, err, tt.says)
+		}
+	}
+}
+
+func TestRuleThatAllowsNothingIsRefused(t *testing.T) {
+	r, err := ParseRule("192.0.2.1:80")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := checkRules([]Rule{r}, nil); err == nil || !strings.Contains(err.Error(), "--allow 192.0.2.1:80") {
+		t.Errorf("error %v", err)
+	}
+}
+
+func TestAdvertised(t *testing.T) {
+	local := []netip.Addr{
+		netip.MustParseAddr("127.0.0.1"), netip.MustParseAddr("10.0.0.5"), netip.MustParseAddr("fe80::1"),
+		netip.MustParseAddr("2001:db8::5"),
+	}
+	bound := netip.MustParseAddrPort("[::]:7443")
+	for _, tt := range []struct {
+		given []string
+		bound netip.AddrPort
+		want  []string
+	}{
+		{nil, bound, []string{"10.0.0.5:7443", "[2001:db8::5]:7443"}},
+		{nil, netip.MustParseAddrPort("10.0.0.5:9"), []string{"10.0.0.5:9"}},
+		{[]string{"target.example.net", "10.1.1.1:5"}, bound, []string{"target.example.net:7443", "10.1.1.1:5"}},
+	} {
+		if got := advertised(tt.given, tt.bound, local); !slices.Equal(got, tt.want) {
+			t.Errorf("advertised %v, want %v", got, tt.want)
+		}
+	}
+}
+
+// The invite holds a secret, and copiers are started as soon as it appears.
+func TestInviteFile(t *testing.T) {
+	dir := t.TempDir()
+	id, err := tunnel.LoadIdentity(filepath.Join(dir, "state"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	file := filepath.Join(dir, "invite")
+	if err := os.WriteFile(file, []byte("an older one"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	want := id.Invite([]string{"10.0.0.1:7443"}, time.Time{})
+	if err := writeInvite(file, want); err != nil {
+		t.Fatal(err)
+	}
+	b, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, err := tunnel.ParseInvite(string(b)); err != nil || got.String() != want.String() {
+		t.Errorf("file holds %q, %v", b, err)
+	}
+	info, err := os.Stat(file)
+	if err != nil || info.Mode() != 0o600 {
+		t.Errorf("mode %v, %v; want 0600", info.Mode(), err)
+	}
+	if err := writeInvite(filepath.Join(dir, "none", "invite"), want); err == nil {
+		t.Error("wrote into a folder that is not there")
+	}
+	if left, _ := filepath.Glob(filepath.Join(dir, ".invite*")); len(left) > 0 {
+		t.Errorf("left over: %v", left)
+	}
+}
+
+func TestListeners(t *testing.T) {
+	const table = `  sl  local_address rem_address   st
+   0: 892CA8C0:0050 00000000:0000 0A 00000000:00000000
+   1: 0100007F:1F90 00000000:0000 01 00000000:00000000
+   2: 00000000000000000000000000000000:01BB 00000000000000000000000000000000:0000 0A
+   3: garbage
+`
+	want := []netip.AddrPort{netip.MustParseAddrPort("192.168.44.137:80"), netip.MustParseAddrPort("[::]:443")}
+	if got := listeners(strings.NewReader(table)); !slices.Equal(got, want) {
+		t.Errorf("listeners %v, want %v", got, want)
+	}
+}
+
+func TestProbe(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	addr := netip.MustParseAddrPort(l.Addr().String())
+	if !listening(addr) {
+		t.Errorf("%s is not found in the kernel's table", addr)
+	}
+	if err := l.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if err := probe(t.Context(), addr); err == nil {
+		t.Error("found a listener that is gone")
+	}
+}
+
+// fakeLane is a lane's tunnel that takes returns, or does not.
+type fakeLane struct {
+	full     bool
+	returned []byte
+}
+
+func (l *fakeLane) Read() ([]byte, error) { select {} }
+
+func (l *fakeLane) Return(frames []byte, must, _ bool) bool {
+	if l.full && !must {
+		return false
+	}
+	l.returned = append(l.returned, frames...)
+	return true
+}
+
+// A packet that comes late must not be taken for one of the flow that has the
+// place now, and headers that are lost must be counted with their session.
+func TestTaps(t *testing.T) {
+	io := &fakeLane{}
+	st := &strand{lane: &lane{io: io}}
+	var ts taps
+	old := &session{strand: st, flow: 1}
+	late := ts.enter(old)
+	ts.tap(late, 1, make([]byte, 40), 0)
+	ts.leaveLocked(old)
+	s := &session{strand: st, flow: 2}
+	user := ts.enter(s)
+	if uint32(user) != uint32(late) {
+		t.Fatalf("place %d was not used again", uint32(late))
+	}
+	ts.tap(late, 2, make([]byte, 40), 0)
+	ts.tap(user, 3, make([]byte, 40), 0)
+	ts.tap(1<<32|99, 4, make([]byte, 40), 0)
+	st.returnHeadersLocked()
+	var flows []uint32
+	for b := io.returned; len(b) > 0; {
+		_, flow, _, rest, err := frame.Next(b)
+		if err != nil {
+			t.Fatal(err)
+		}
+		flows, b = append(flows, flow), rest
+	}
+	if !slices.Equal(flows, []uint32{1, 2}) {
+		t.Errorf("headers of flows %v, want 1 and 2", flows)
+	}
+
+	io.full = true
+	for range 3 {
+		ts.tap(user, 5, make([]byte, 40), 0)
+	}
+	st.returnHeadersLocked()
+	if s.returned != 1 || s.missed != 3 || old.returned != 1 {
+		t.Errorf("returned %d, missed %d; want 1, 3", s.returned, s.missed)
+	}
+}
+
+func TestTapDoesNotAllocate(t *testing.T) {
+	st := &strand{lane: &lane{io: &fakeLane{full: true}}}
+	var ts taps
+	user := ts.enter(&session{strand: st})
+	h := make([]byte, 52)
+	for range 1000 {
+		ts.tap(user, 1, h, 0)
+	}
+	if n := testing.AllocsPerRun(1000, func() { ts.tap(user, 1, h, 0) }); n != 0 {
+		t.Errorf("a packet allocates %v times, want 0", n)
+	}
+}
+
+func BenchmarkTap(b *testing.B) {
+	st := &strand{lane: &lane{io: &fakeLane{full: true}}}
+	var ts taps
+	user := ts.enter(&session{strand: st})
+	h := make([]byte, 52)
+	for b.Loop() {
+		ts.tap(user, 1, h, 1000)
+	}
+}
+
+// What no copier of ours sends must end its connection, not the responder.
+func TestBrokenProtocol(t *testing.T) {
+	open := frame.AppendOpen(nil, 3, &frame.Open{})
+	for name, b := range map[string][]byte{
+		"return frame":  frame.AppendEmpty(nil, frame.TypeReturnBye, 0),
+		"unknown type":  {0x3f, 0, 0, 0, 0, 0, 0, 0},
+		"unknown map":   frame.AppendOpen(nil, 3, &frame.Open{Map: 1}),
+		"huge number":   frame.AppendOpen(nil, maxFlows, &frame.Open{}),
+		"number in use": append(slices.Clone(open), open...),
+		"return behind": frame.AppendProgress(slices.Clone(open), &frame.Progress{}),
+	} {
+		n := newFakeNet(1, target{})
+		h := &host{net: n, most: 10, workers: []*worker{nil}}
+		l := newLane(h, &fakeLane{}, []netip.AddrPort{netip.MustParseAddrPort("127.0.0.1:1")})
+		if err := l.sort(b); err == nil {
+			t.Errorf("%s: no error", name)
+		}
+	}
+}

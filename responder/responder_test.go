@@ -1,0 +1,310 @@
+package responder
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"flowtwin/internal/flow"
+	"flowtwin/internal/packet"
+	"flowtwin/tunnel"
+	"flowtwin/tunnel/frame"
+)
+
+// A rig is a responder on a fake network, and a copier's tunnel to it.
+type rig struct {
+	t      *testing.T
+	net    *fakeNet
+	server *server
+	client *tunnel.Client
+	out    strings.Builder
+	stop   func() // as SIGTERM
+	ended  chan struct{}
+
+	closed map[uint32]frame.Closed // of lane 0, by flow
+	heads  map[uint32]uint64       // TargetHeaders so far
+	estab  int
+	said   bool // ReturnBye... of lane 0
+}
+
+func newRig(t *testing.T, cfg Config, n *fakeNet) *rig {
+	t.Helper()
+	id, err := tunnel.LoadIdentity(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	srv, err := tunnel.Listen(tunnel.ServerConfig{Addr: "127.0.0.1:0", Identity: id})
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := &rig{
+		t: t, net: n, ended: make(chan struct{}),
+		closed: make(map[uint32]frame.Closed), heads: make(map[uint32]uint64),
+	}
+	cfg.Listen, cfg.Log, cfg.Out = "unused", slog.New(slog.DiscardHandler), &r.out
+	if cfg, err = cfg.populate(); err != nil {
+		t.Fatal(err)
+	}
+	r.server = newServer(cfg, n)
+	ctx, cancel := context.WithCancel(t.Context())
+	r.stop = cancel
+	go func() {
+		defer close(r.ended)
+		if err := r.server.serve(ctx, func(ctx context.Context) (peer, error) {
+			p, err := srv.Accept(ctx)
+			if err != nil {
+				return nil, err
+			}
+			return realPeer{p}, nil
+		}); err != nil {
+			t.Error(err)
+		}
+	}()
+	r.client, err = tunnel.NewClient(tunnel.ClientConfig{
+		Invite: id.Invite([]string{srv.Addr().String()}, time.Time{}), Lanes: 1, Name: "test",
+		Maps: []tunnel.Map{{Port: 80, Target: netip.MustParseAddrPort("127.0.0.1:1")}},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := r.client.Connect(ctx); err != nil {
+		t.Fatal(err)
+	}
+	var running sync.WaitGroup
+	running.Go(func() { _ = r.client.Run(ctx) })
+	wait(t, "the lane", func() bool { r.lane().Epoch(); return r.lane().Up() })
+	t.Cleanup(func() {
+		cancel()
+		<-r.ended
+		_ = r.client.Close()
+		running.Wait()
+		if err := srv.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return r
+}
+
+func (r *rig) lane() *tunnel.Lane { return r.client.Lane(0) }
+
+// client returns the address of the client of a flow.
+func client(flow uint32) netip.AddrPort {
+	return netip.AddrPortFrom(netip.MustParseAddr("10.9.8.7"), uint16(1000+flow))
+}
+
+func (r *rig) open(f uint32) {
+	r.t.Helper()
+	c := client(f)
+	o := &frame.Open{Key: flow.Key{Tuple: flow.Tuple{
+		Client: packet.AddrFrom(c.Addr()), ClientPort: c.Port(), ServerPort: 80,
+	}}}
+	if !r.lane().Open(f, o) {
+		r.t.Fatal("lane takes no Open")
+	}
+}
+
+func (r *rig) data(f uint32, seen uint64, p string) {
+	r.t.Helper()
+	if !r.lane().Data(f, seen, time.Now().UnixNano(), []byte(p)) {
+		r.t.Fatal("lane takes no Data")
+	}
+}
+
+// read takes the returns that have come.
+func (r *rig) read() {
+	r.t.Helper()
+	frames, _ := r.lane().Returns()
+	for len(frames) > 0 {
+		t, flow, body, rest, err := frame.Next(frames)
+		if err != nil {
+			r.t.Fatal(err)
+		}
+		frames = rest
+		_, over := r.closed[flow]
+		switch t {
+		case frame.TypeClosed:
+			c, _ := frame.ParseClosed(body)
+			if over {
+				r.t.Errorf("flow %d: two accounts", flow)
+			}
+			if c.HeadersReturned != r.heads[flow] {
+				r.t.Errorf("flow %d: account says %d headers, %d have come", flow, c.HeadersReturned, r.heads[flow])
+			}
+			r.closed[flow] = c
+		case frame.TypeTargetHeader:
+			if over {
+				r.t.Errorf("flow %d: header behind its account", flow)
+			}
+			r.heads[flow]++
+		case frame.TypeEstablished:
+			e, _ := frame.ParseEstablished(body)
+			if over || e.Client != client(flow) || e.Connect != 250 {
+				r.t.Errorf("flow %d: established %+v, over %v", flow, e, over)
+			}
+			r.estab++
+		case frame.TypeProgress:
+		case frame.TypeReturnBye:
+			r.said = true
+		default:
+			r.t.Errorf("frame of type %s", t)
+		}
+	}
+}
+
+func (r *rig) wait(what string, cond func() bool) {
+	r.t.Helper()
+	wait(r.t, what, func() bool { r.read(); return cond() })
+}
+
+// The whole way: real QUIC, several shards, a target that answers each write.
+func TestFlowsThroughTheTunnel(t *testing.T) {
+	const flows, turns = 60, 5
+	r := newRig(t, Config{Shards: 3}, newFakeNet(3, target{answer: 10}))
+	want := make(map[uint32]string)
+	for turn := range turns {
+		for f := range uint32(flows) {
+			if turn == 0 {
+				r.open(f)
+			}
+			p := fmt.Sprintf("turn %d of %d;", turn, f)
+			want[f] += p
+			r.data(f, uint64(10*turn), p)
+		}
+		r.lane().Flush()
+	}
+	for f := range uint32(flows) {
+		r.lane().Fin(f)
+	}
+	r.lane().Flush()
+	r.wait("the accounts", func() bool { return len(r.closed) == flows })
+	for f := range uint32(flows) {
+		if got := r.net.received(client(f)); got != want[f] {
+			t.Errorf("flow %d: target got %q, want %q", f, got, want[f])
+		}
+		c := r.closed[f]
+		if c.How != frame.ClosedBoth || c.DeliveredBytes != uint64(len(want[f])) || c.DeliveredSegments != turns ||
+			c.DroppedBytes+c.DroppedSegments != 0 || c.Turns != turns || c.AnswerBytes != 10*turns || c.HeadersReturned == 0 {
+			t.Errorf("flow %d: account %+v", f, c)
+		}
+	}
+	if r.estab != flows {
+		t.Errorf("%d established, want %d", r.estab, flows)
+	}
+	// The numbers are free again.
+	r.open(0)
+	r.lane().Fin(0)
+	delete(r.closed, 0)
+	r.heads[0] = 0
+	r.lane().Flush()
+	r.wait("the account of the flow that has the number now", func() bool { return len(r.closed) == flows })
+
+	r.read()
+	done := make(chan error, 1)
+	go func() { done <- r.client.Finish(t.Context()) }()
+	r.wait("the lane's end", func() bool { return r.said })
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+}
+
+func TestSessionsThatDoNotComeAbout(t *testing.T) {
+	tests := []struct {
+		name string
+		cfg  Config
+		net  func() *fakeNet
+		how  frame.CloseHow
+	}{
+		{"refused", Config{}, func() *fakeNet { return newFakeNet(2, target{refuse: true}) }, frame.ClosedRefused},
+		{"no tuple", Config{}, func() *fakeNet {
+			n := newFakeNet(2, target{})
+			n.exhausted = true
+			return n
+		}, frame.ClosedNoTuple},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			r := newRig(t, tt.cfg, tt.net())
+			for f := range uint32(4) {
+				r.open(f)
+				r.data(f, 0, "abc")
+				r.lane().Fin(f)
+			}
+			r.lane().Flush()
+			r.wait("the accounts", func() bool { return len(r.closed) == 4 })
+			for f, c := range r.closed {
+				if c.How != tt.how || c.DroppedBytes != 3 || c.DroppedSegments != 1 || c.DeliveredBytes != 0 {
+					t.Errorf("flow %d: account %+v, want %s", f, c, tt.how)
+				}
+			}
+		})
+	}
+}
+
+// One session too many is refused as a whole, and a place that is free again is
+// given to the next.
+func TestSessionLimit(t *testing.T) {
+	r := newRig(t, Config{Sessions: 2}, newFakeNet(1, target{}))
+	for f := range uint32(3) {
+		r.open(f)
+		r.data(f, 0, "abc")
+	}
+	r.lane().Fin(2)
+	r.lane().Flush()
+	r.wait("the refusal", func() bool { return r.closed[2].How == frame.ClosedRejected })
+	r.lane().Fin(0)
+	r.lane().Flush()
+	r.wait("a free place", func() bool { return r.closed[0].How == frame.ClosedBoth })
+	r.open(5)
+	r.lane().Fin(5)
+	r.lane().Flush()
+	r.wait("the next session", func() bool { return r.closed[5].How == frame.ClosedBoth })
+}
+
+// A stop must not leave a session without account, nor wait for one that lasts.
+func TestDrain(t *testing.T) {
+	r := newRig(t, Config{Drain: 10 * time.Millisecond, Shards: 2}, newFakeNet(2, target{silent: true}))
+	for f := range uint32(10) {
+		r.open(f)
+		r.data(f, 0, "abc")
+	}
+	r.lane().Flush()
+	r.wait("the sessions", func() bool { return r.estab == 10 })
+	for f := range uint32(10) {
+		wait(t, "delivery", func() bool { return r.net.received(client(f)) == "abc" })
+	}
+	r.stop()
+	r.wait("the accounts", func() bool { return len(r.closed) == 10 })
+	<-r.ended
+	for f, c := range r.closed {
+		if c.How != frame.ClosedDrain || c.DeliveredBytes+c.DroppedBytes != 3 {
+			t.Errorf("flow %d: account %+v", f, c)
+		}
+	}
+	if s := r.server.summary(); s.Opened != 10 || s.Closed[frame.ClosedDrain] != 10 || s.Open != 0 {
+		t.Errorf("summary %+v", s)
+	}
+	if !strings.Contains(r.out.String(), "10 drain") {
+		t.Errorf("summary says\n%s", &r.out)
+	}
+}
+
+// A copier that is gone takes its sessions with it.
+func TestSessionsEndWithTheConnection(t *testing.T) {
+	r := newRig(t, Config{}, newFakeNet(2, target{}))
+	for f := range uint32(5) {
+		r.open(f)
+		r.data(f, 0, "abc")
+	}
+	r.lane().Flush()
+	r.wait("the sessions", func() bool { return r.estab == 5 })
+	if err := r.client.Close(); err != nil {
+		t.Fatal(err)
+	}
+	wait(t, "the end of the sessions", func() bool { return r.server.host.open.Load() == 0 })
+	wait(t, "the end of the peer", func() bool { return r.server.summary().Copiers == 0 })
+}
