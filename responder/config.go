@@ -88,13 +88,13 @@ func (cfg Config) populate() (Config, error) {
 	}
 	switch {
 	case cfg.Listen == "":
-		return cfg, errors.New("Listen: no address")
+		return cfg, errors.New("config: Listen: no address")
 	case cfg.Shards < 1 || cfg.Shards > maxShards:
-		return cfg, fmt.Errorf("Shards: %d is not within 1..%d", cfg.Shards, maxShards)
+		return cfg, fmt.Errorf("config: Shards: %d is not within 1..%d", cfg.Shards, maxShards)
 	case cfg.Sessions < 1:
-		return cfg, fmt.Errorf("Sessions: %d is less than 1", cfg.Sessions)
+		return cfg, fmt.Errorf("config: Sessions: %d is less than 1", cfg.Sessions)
 	case cfg.Settle < 0 || cfg.MaxHold < 0 || cfg.Drain < 0 || cfg.InviteTTL < 0:
-		return cfg, errors.New("Settle, MaxHold, Drain, InviteTTL: a time is negative")
+		return cfg, errors.New("config: Settle, MaxHold, Drain, InviteTTL: a time is negative")
 	}
 	return cfg, nil
 }

@@ -107,21 +107,22 @@ func (l *lane) sort(frames []byte) error {
 			return fmt.Errorf("%w: %w", errProtocol, err)
 		}
 		frames = rest
-		var s *session
-		if t == frame.TypeOpen {
+		s := l.find(flow)
+		switch t {
+		case frame.TypeOpen:
 			if s, err = l.admit(flow, body); err != nil {
 				return err
 			}
-		} else if s = l.find(flow); s == nil {
-			l.host.strays.Add(1)
-			continue
-		}
-		switch t {
-		case frame.TypeOpen, frame.TypeFin, frame.TypeReset, frame.TypeAbort:
+			body = nil
+		case frame.TypeFin, frame.TypeReset, frame.TypeAbort:
 			body = nil
 		case frame.TypeData:
 		default:
 			return fmt.Errorf("%w: %s frame on a lane", errProtocol, t)
+		}
+		if s == nil {
+			l.host.strays.Add(1)
+			continue
 		}
 		l.batch(s.lease.Shard).add(t, s, body)
 	}

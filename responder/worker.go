@@ -125,6 +125,7 @@ func (w *worker) take(b *batch) {
 			s.Reset(replay.SeenUnknown, w.now)
 		case frame.TypeAbort:
 			s.Abort(w.now)
+		default: // the reader lets no other through
 		}
 	}
 	switch b.what {

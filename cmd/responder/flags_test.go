@@ -39,7 +39,8 @@ func TestParseFlags(t *testing.T) {
 		})},
 		{"--allow 192.168.44.137:80,10.0.0.0/8 --allow [2001:db8::7]:443", with(func(c *responder.Config) {
 			c.Allow = []responder.Rule{
-				{Prefix: prefix("192.168.44.137/32"), Port: 80}, {Prefix: prefix("10.0.0.0/8")},
+				{Prefix: prefix("192.168.44.137/32"), Port: 80},
+				{Prefix: prefix("10.0.0.0/8")},
 				{Prefix: prefix("2001:db8::7/128"), Port: 443},
 			}
 		})},

@@ -19,26 +19,32 @@ const daemonEnv = "FLOWTWIN_TEST_DAEMON"
 func TestMain(m *testing.M) {
 	mode := os.Getenv(daemonEnv)
 	if mode == "" {
-		os.Exit(m.Run())
+		m.Run()
+		return
 	}
+	os.Exit(play(mode)) //nolint:forbidigo // this is the main of the command that is played
+}
+
+// play is a command in the given mode; it returns the exit code.
+func play(mode string) int {
 	parent, ready, err := Daemonize(os.Getenv("FLOWTWIN_TEST_LOG"))
 	if parent || err != nil {
 		if err != nil {
 			fmt.Fprintln(os.Stderr, err)
-			os.Exit(3)
+			return 3
 		}
-		os.Exit(0)
+		return 0
 	}
 	switch mode {
 	case "ok":
-		fmt.Println("in the background")
+		fmt.Fprintln(os.Stdout, "in the background")
 		ready(nil)
 	case "error":
 		ready(errors.New("port is taken"))
 	case "die":
-		os.Exit(7)
+		return 7
 	}
-	os.Exit(0)
+	return 0
 }
 
 // A start that goes wrong in the background must be seen at the terminal.

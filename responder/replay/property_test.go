@@ -13,10 +13,9 @@ import (
 // what must come out.
 type model struct {
 	*rig
-	sent     []byte   // all client bytes
-	ends     []uint64 // offset behind each segment
-	ended    bool
-	finished bool // the target's kernel has seen it all
+	sent  []byte   // all client bytes
+	ends  []uint64 // offset behind each segment
+	ended bool
 }
 
 // step lets one thing happen, chosen by op and scaled by arg.

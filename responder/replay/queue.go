@@ -62,8 +62,6 @@ type queue struct {
 	memory     int // of the chunks held
 }
 
-func (q *queue) empty() bool { return q.head == nil }
-
 // push copies b to the end. It reports false when the session's limit or the
 // pool's budget is reached; some of b may be queued then, and the caller gives
 // the session up.
