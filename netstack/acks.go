@@ -11,14 +11,16 @@ import (
 // gVisor acknowledges at once, in a packet of its own. Each such packet is a
 // system call and a run through the kernel's receive path, and the session's next
 // request, or its FIN, carries the same number. So an ACK that nobody waits for is
-// held back for a while, as a kernel's client delays its own.
+// held back for a while, as a kernel's client delays its own:
+//
+//   - until the owner has dealt with the events that came with it and asks for the
+//     next ones: the end of the handshake, which lets a server speak that speaks
+//     first, and several segments, since the target's loss probe is near then;
+//   - ackDelay for one small segment, and at most in any case.
 const (
-	// ackDelay is for one small segment of the target; Linux waits as long.
+	// ackDelay is what Linux waits. ackGrid has many leave together.
 	ackDelay = 40 * time.Millisecond
-	// ackDelayShort is for the end of the handshake, which lets a server speak
-	// that speaks first, and for several segments: the target's loss probe fires
-	// after a few milliseconds then.
-	ackDelayShort = time.Millisecond
+	ackGrid  = 8 * time.Millisecond
 	// ackBytes never wait: a target that sends much is paced by ACKs.
 	ackBytes = 64 << 10
 	// plainOptions is the length of a timestamp option: longer options tell of
@@ -30,6 +32,7 @@ const (
 type ackState struct {
 	held    *stack.PacketBuffer // a reference, or nil
 	due     int64               // when held must leave
+	soon    bool                // in heldAcks.soon
 	last    uint32              // the last number that was sent or queued
 	any     bool                // last is valid: the handshake has been acknowledged
 	finSent bool                // nothing to ride on follows
@@ -37,19 +40,29 @@ type ackState struct {
 
 // heldAcks are the ACKs of a stack that are held back. It is guarded by out.mu.
 type heldAcks struct {
-	limit       uint32 // bytes that are acknowledged at once
-	short, long ackFIFO
-	wake        func()
+	limit       uint32  // bytes that are acknowledged at once
+	soon, given []*Conn // given: their events were in the owner's last batch
+	late        ackFIFO
+	flush       func()
 	timer       *time.Timer
 	wakeAt      int64 // when timer fires, 0 for not at all
 	began       time.Time
-	count       int
 }
 
-func (h *heldAcks) init(mtu int, wake func()) {
+// ackTiming says how an ACK is held back.
+type ackTiming uint8
+
+const (
+	ackNow ackTiming = iota
+	ackSoon
+	ackLate
+)
+
+// init prepares h; flush is called, by itself, when some are due.
+func (h *heldAcks) init(mtu int, flush func()) {
 	h.limit = min(ackBytes, 2*uint32(mtu-ip4Header-tcpHeader-plainOptions))
 	h.began = time.Now()
-	h.wake = wake
+	h.flush = flush
 }
 
 func (h *heldAcks) now() int64 { return int64(time.Since(h.began)) }
@@ -62,70 +75,57 @@ func (h *heldAcks) hold(c *Conn, pkt *stack.PacketBuffer, queue *[]outPacket) bo
 	if !flags.Has(packet.ACK) {
 		return false
 	}
-	ack := t.AckNumber()
-	pure := flags == packet.ACK && pkt.Data().Size() == 0
-	wait := time.Duration(0)
-	if pure && int(t.DataOffset()) <= tcpHeader+plainOptions && !a.finSent {
-		wait = h.wait(c, ack)
+	timing := ackNow
+	if flags == packet.ACK && pkt.Data().Size() == 0 && int(t.DataOffset()) <= tcpHeader+plainOptions && !a.finSent {
+		timing = h.timing(c, t.AckNumber())
 	}
-	due := int64(0)
-	if a.held != nil && flags.Has(packet.RST) && !a.any {
+	waits := a.held != nil
+	if waits && flags.Has(packet.RST) && !a.any {
 		// A reset alone would end the handshake before the target's application
 		// has seen the connection.
-		a.any = true
 		*queue = append(*queue, outPacket{c, a.held})
-		a.held = nil
-		h.count--
-	}
-	if a.held != nil {
-		due = a.due
+	} else if waits {
 		a.held.DecRef()
-		a.held = nil
-		h.count--
 	}
-	if wait == 0 {
-		a.last, a.any = ack, true
+	a.held = nil
+	if timing == ackNow {
+		a.last, a.any = t.AckNumber(), true
 		a.finSent = a.finSent || flags.Has(packet.FIN)
 		c.unacked.Store(0)
 		return false
 	}
-	at := h.now() + int64(wait)
 	a.held = pkt.IncRef()
-	h.count++
-	if due != 0 && due <= at {
-		a.due = due
-		return true // it is in a queue already
+	if timing == ackSoon && !a.soon {
+		a.soon = true
+		h.soon = append(h.soon, c)
 	}
-	a.due = at
-	if wait == ackDelay {
-		h.long.push(c, at)
-	} else {
-		h.short.push(c, at)
+	if !waits {
+		a.due = (h.now() + int64(ackDelay)) / int64(ackGrid) * int64(ackGrid)
+		h.late.push(c, a.due)
+		h.arm(a.due)
 	}
-	h.arm(at)
 	return true
 }
 
-// wait returns how long an ACK may be held back, 0 for not at all.
-func (h *heldAcks) wait(c *Conn, ack uint32) time.Duration {
+// timing decides for a pure ACK.
+func (h *heldAcks) timing(c *Conn, ack uint32) ackTiming {
 	a := &c.acks
 	if !a.any {
-		return ackDelayShort
+		return ackSoon
 	}
-	n := ack - a.last
 	if a.held != nil && tcpOf(a.held).AckNumber() == ack {
-		return 0 // a window that opened, or the answer to a probe
+		return ackNow // a window that opened, or the answer to a probe
 	}
-	switch {
+	switch n := ack - a.last; {
 	case n == 0 || n >= h.limit:
-		return 0
+		return ackNow
 	case c.unacked.Load() > 1:
-		return ackDelayShort
+		return ackSoon
 	}
-	return ackDelay
+	return ackLate
 }
 
-// arm has wake called at the time at or before.
+// arm has flush called at the time at or before.
 func (h *heldAcks) arm(at int64) {
 	if h.wakeAt != 0 && h.wakeAt <= at {
 		return
@@ -133,47 +133,63 @@ func (h *heldAcks) arm(at int64) {
 	h.wakeAt = at
 	d := time.Duration(at - h.now())
 	if h.timer == nil {
-		h.timer = time.AfterFunc(d, h.wake)
+		h.timer = time.AfterFunc(d, h.flush)
 		return
 	}
 	h.timer.Reset(d)
 }
 
-// due moves the ACKs whose time has come to the queue.
-func (h *heldAcks) due(queue []outPacket) []outPacket {
-	if h.wakeAt == 0 {
-		return queue
+// takeSoon moves the ACKs to queue whose events the owner has dealt with. The
+// others it gives their chance now: the events are in the batch that follows.
+func (h *heldAcks) takeSoon(queue []outPacket) (_ []outPacket, more bool) {
+	for i, c := range h.given {
+		c.acks.soon = false
+		queue = h.release(c, queue)
+		h.given[i] = nil
 	}
+	h.soon, h.given = h.given[:0], h.soon
+	return queue, len(h.given) > 0
+}
+
+// takeLate moves the ACKs to queue whose time has come.
+func (h *heldAcks) takeLate(queue []outPacket) []outPacket {
 	now := h.now()
-	if now < h.wakeAt {
+	if h.wakeAt == 0 || now < h.wakeAt {
 		return queue
 	}
-	queue = h.short.popUntil(now, h, queue)
-	queue = h.long.popUntil(now, h, queue)
+	queue = h.late.popUntil(now, h, queue)
 	h.wakeAt = 0
-	if at, ok := h.short.first(); ok {
-		h.arm(at)
-	}
-	if at, ok := h.long.first(); ok {
+	if at, ok := h.late.first(); ok {
 		h.arm(at)
 	}
 	return queue
 }
 
-// drop takes all ACKs out and appends them to queue.
-func (h *heldAcks) drop(queue []outPacket) []outPacket {
+// takeAll moves all ACKs to queue, for the end.
+func (h *heldAcks) takeAll(queue []outPacket) []outPacket {
 	if h.timer != nil {
 		h.timer.Stop()
 	}
-	queue = h.short.popUntil(1<<62, h, queue)
-	return h.long.popUntil(1<<62, h, queue)
+	return h.late.popUntil(1<<62, h, queue)
+}
+
+// release moves c's ACK to queue if there is one.
+func (h *heldAcks) release(c *Conn, queue []outPacket) []outPacket {
+	a := &c.acks
+	if a.held == nil {
+		return queue
+	}
+	a.last, a.any = tcpOf(a.held).AckNumber(), true
+	c.unacked.Store(0)
+	queue = append(queue, outPacket{c, a.held})
+	a.held = nil
+	return queue
 }
 
 // ackFIFO holds conns with an ACK held back, in the order of their times. A conn
-// whose ACK has left since, or was replaced by one with an earlier time, is passed
-// over when its turn comes.
+// whose ACK has left since is passed over when its turn comes.
 type ackFIFO struct {
-	conns []ackTurn
+	turns []ackTurn
 	next  int
 }
 
@@ -182,35 +198,31 @@ type ackTurn struct {
 	at   int64
 }
 
-func (f *ackFIFO) push(c *Conn, at int64) { f.conns = append(f.conns, ackTurn{c, at}) }
+func (f *ackFIFO) push(c *Conn, at int64) { f.turns = append(f.turns, ackTurn{c, at}) }
 
 func (f *ackFIFO) first() (int64, bool) {
-	if f.next == len(f.conns) {
+	if f.next == len(f.turns) {
 		return 0, false
 	}
-	return f.conns[f.next].at, true
+	return f.turns[f.next].at, true
 }
 
 func (f *ackFIFO) popUntil(now int64, h *heldAcks, queue []outPacket) []outPacket {
-	for f.next < len(f.conns) && f.conns[f.next].at <= now {
-		c := f.conns[f.next].conn
-		f.conns[f.next] = ackTurn{}
+	for f.next < len(f.turns) && f.turns[f.next].at <= now {
+		c := f.turns[f.next].conn
+		f.turns[f.next] = ackTurn{}
 		f.next++
-		if a := &c.acks; a.held != nil && a.due <= now {
-			a.last, a.any = tcpOf(a.held).AckNumber(), true
-			c.unacked.Store(0)
-			queue = append(queue, outPacket{c, a.held})
-			a.held = nil
-			h.count--
+		if c.acks.due <= now {
+			queue = h.release(c, queue)
 		}
 	}
 	switch {
-	case f.next == len(f.conns):
-		f.conns, f.next = f.conns[:0], 0
-	case f.next > 1024 && f.next > len(f.conns)/2:
-		n := copy(f.conns, f.conns[f.next:])
-		clear(f.conns[n:])
-		f.conns, f.next = f.conns[:n], 0
+	case f.next == len(f.turns):
+		f.turns, f.next = f.turns[:0], 0
+	case f.next > 1024 && f.next > len(f.turns)/2:
+		n := copy(f.turns, f.turns[f.next:])
+		clear(f.turns[n:])
+		f.turns, f.next = f.turns[:n], 0
 	}
 	return queue
 }

@@ -89,6 +89,7 @@ func (h *host) kernelDial(target netip.AddrPort) (c net.Conn, err error) {
 
 const (
 	keepAlive = "GET /page HTTP/1.1\r\nHost: bench\r\n\r\n"
+	paced     = "GET /page HTTP/1.1\r\nHost: bench\r\nX-Pace: 1ms\r\n\r\n"
 	short     = "GET /page HTTP/1.1\r\nHost: bench\r\nConnection: close\r\n\r\n"
 	bulk      = "GET /bulk HTTP/1.1\r\nHost: bench\r\n\r\n"
 )
@@ -98,6 +99,13 @@ func BenchmarkKeepAlive(b *testing.B) {
 		b.Run(fmt.Sprintf("conns=%d/client=kernel", conns), func(b *testing.B) { benchKernel(b, keepAlive, conns, false) })
 		b.Run(fmt.Sprintf("conns=%d/client=netstack", conns), func(b *testing.B) { benchNet(b, Config{}, keepAlive, conns, false) })
 	}
+}
+
+// BenchmarkPaced is BenchmarkKeepAlive at 1,000 requests a second, where waking
+// goroutines costs more than packets.
+func BenchmarkPaced(b *testing.B) {
+	b.Run("client=kernel", func(b *testing.B) { benchKernel(b, paced, benchConns, false) })
+	b.Run("client=netstack", func(b *testing.B) { benchNet(b, Config{}, paced, benchConns, false) })
 }
 
 func BenchmarkShort(b *testing.B) {
@@ -212,11 +220,33 @@ func benchNet(b *testing.B, cfg Config, request string, conns int, each bool) {
 	}
 	stop := measure(b, request)
 	before := h.net.Stats()
-	if each {
+	switch {
+	case each:
 		for range min(conns, b.N) {
 			dial()
 		}
-	} else {
+	case request == paced:
+		all, next := st.v4.all(), 0
+		tick := time.NewTicker(time.Millisecond)
+		defer tick.Stop()
+		for done < b.N {
+			select {
+			case <-tick.C:
+				if c := all[next%len(all)]; next < b.N {
+					send(c, c.Session.(*session))
+					next++
+				}
+			case <-st.Wake():
+			}
+			started = b.N // event must not send
+			ready = st.Ready(ready[:0])
+			for _, c := range ready {
+				if c.Session.(*session).got >= 0 {
+					event(c)
+				}
+			}
+		}
+	default:
 		for _, c := range st.v4.all() {
 			event(c)
 		}
@@ -341,7 +371,14 @@ func kernelClient(work string) error {
 	ready.Wait()
 	before, began := cpu(), time.Now()
 	close(start)
+	var tick <-chan time.Time
+	if w.Request == paced {
+		tick = time.NewTicker(time.Millisecond).C
+	}
 	for range w.N {
+		if tick != nil {
+			<-tick
+		}
 		jobs <- struct{}{}
 	}
 	close(jobs)

@@ -51,7 +51,7 @@ type outPacket struct {
 
 func newOut(tun io.Writer, mtu int) *out {
 	o := &out{tun: tun, kick: make(chan struct{}, 1), buf: make([]byte, virtioHdr+1<<16)}
-	o.acks.init(mtu, o.wake)
+	o.acks.init(mtu, o.flushLate)
 	return o
 }
 
@@ -97,8 +97,32 @@ func (o *out) done() {
 	o.writing.Unlock()
 }
 
-// run is the writer: it writes what was queued by others than the owner, and
-// acknowledgements that were held back long enough. It ends when stop is closed.
+// flushSoon writes the acknowledgements that were held back for the owner to make
+// use of; the owner calls it when it has dealt with its events. It reports whether
+// another call is needed after the events to come.
+func (o *out) flushSoon() (more bool) {
+	o.mu.Lock()
+	o.queue, more = o.acks.takeSoon(o.queue)
+	write := len(o.queue) > 0
+	o.mu.Unlock()
+	if write {
+		o.done()
+	}
+	return more
+}
+
+// flushLate writes the acknowledgements that were held back long enough.
+func (o *out) flushLate() {
+	o.mu.Lock()
+	o.queue = o.acks.takeLate(o.queue)
+	o.mu.Unlock()
+	o.writing.Lock()
+	o.drain()
+	o.writing.Unlock()
+}
+
+// run is the writer: it writes what was queued by others than the owner. It ends
+// when stop is closed.
 func (o *out) run(stop <-chan struct{}) {
 	for {
 		select {
@@ -106,9 +130,6 @@ func (o *out) run(stop <-chan struct{}) {
 			return
 		case <-o.kick:
 		}
-		o.mu.Lock()
-		o.queue = o.acks.due(o.queue)
-		o.mu.Unlock()
 		o.writing.Lock()
 		o.drain()
 		o.writing.Unlock()
@@ -160,15 +181,18 @@ func (o *out) write(p outPacket) {
 	o.bytes.Add(uint64(len(b) - virtioHdr))
 }
 
-// close drops what is queued or held. Packets that come later are dropped too.
+// close drops what is queued or held, and what comes later. No write is under way
+// when it returns, and none follows.
 func (o *out) close() {
 	o.mu.Lock()
-	defer o.mu.Unlock()
 	o.closed = true
-	for _, p := range o.acks.drop(o.queue) {
+	for _, p := range o.acks.takeAll(o.queue) {
 		p.pkt.DecRef()
 	}
 	o.queue = nil
+	o.mu.Unlock()
+	o.writing.Lock()
+	defer o.writing.Unlock()
 }
 
 // sending notes what leaves: the sequence numbers that the target may

@@ -118,10 +118,14 @@ func (r *readyList) push(c *Conn) {
 	first := len(r.conns) == 1
 	r.mu.Unlock()
 	if first {
-		select {
-		case r.wake <- struct{}{}:
-		default:
-		}
+		r.signal()
+	}
+}
+
+func (r *readyList) signal() {
+	select {
+	case r.wake <- struct{}{}:
+	default:
 	}
 }
 

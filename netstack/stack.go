@@ -127,7 +127,14 @@ func (s *Stack) Wake() <-chan struct{} { return s.ready.wake }
 
 // Ready appends the conns with news since the last call, each once, and returns
 // the slice.
+//
+// The call also says that the owner has dealt with the earlier conns: ACKs that
+// found no packet of theirs to ride on leave now. Wake is signalled once more for
+// that, so that a call may return nothing.
 func (s *Stack) Ready(dst []*Conn) []*Conn {
+	if s.out.flushSoon() {
+		s.ready.signal()
+	}
 	for _, c := range s.ready.take() {
 		c.pending.Store(false)
 		switch {
