@@ -34,7 +34,7 @@ type Config struct {
 // Defaults and bounds.
 const (
 	maxShards     = 64
-	defaultShards = 4 // at most: one copies 200,000 requests/s
+	defaultShards = 4        // at most: one copies 200,000 requests/s
 	ringBudget    = 16 << 20 // over all shards
 	ringLeast     = 2 << 20
 	ringStep      = 1 << 20
