@@ -17,7 +17,7 @@ func (r *server) run(p peer) {
 		targets = append(targets, m.Target)
 	}
 	log := r.log.With("copier", hello.Name, "remote", hello.Remote.String())
-	log.Info("copier connected", "version", hello.Version, "lanes", hello.Lanes, "targets", targets)
+	log.Info("replaying", "targets", targets) // the tunnel logs who comes and goes
 
 	ctx, cancel := context.WithCancel(p.Context())
 	defer cancel()
@@ -46,7 +46,6 @@ func (r *server) run(p peer) {
 	helpers.Wait()
 	part(p.Context(), farewell)
 	_ = p.Close("all sessions are over") // closed already, most often
-	log.Info("copier gone")
 }
 
 // progress tells the copier once a second how its lanes stand.

@@ -1,0 +1,69 @@
+package responder
+
+import (
+	"net/netip"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"flowtwin/netstack"
+	"flowtwin/responder/replay"
+	"flowtwin/tunnel/frame"
+)
+
+// A bench is one worker with one strand, in a bubble of synctest.
+type bench struct {
+	net    *fakeNet
+	worker *worker
+	host   *host
+	lane   *lane
+	stop   chan struct{}
+}
+
+func newBench(t *testing.T, cfg replay.Config, tg target) *bench {
+	t.Helper()
+	b := &bench{net: newFakeNet(1, tg), stop: make(chan struct{})}
+	b.host = &host{net: b.net, most: 100}
+	b.worker = newWorker(0, b.net.Stack(0), cfg, new(atomic.Int64))
+	b.host.workers = []*worker{b.worker}
+	b.lane = newLane(b.host, &fakeLane{}, []netip.AddrPort{netip.MustParseAddrPort("127.0.0.1:1")})
+	go b.worker.run(b.stop)
+	return b
+}
+
+func (b *bench) send(s *session, seen uint64, p string) {
+	batch := b.host.newBatch(s.strand)
+	body := frame.AppendData(nil, 0, &frame.Data{Seen: seen, Payload: []byte(p)})[frame.HeaderLen:]
+	batch.add(frame.TypeData, s, body)
+	b.worker.batches <- batch
+}
+
+// The worker must wake up for a session when nothing else happens.
+func TestWorkerKeepsTheTimeOfSessions(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench(t, replay.Config{}, target{})
+		defer close(b.stop)
+		addr := client(1)
+		s := &session{strand: b.lane.strands[0], flow: 1, lease: netstack.Lease{Client: addr}}
+		open := b.host.newBatch(s.strand)
+		open.add(frame.TypeOpen, s, nil)
+		b.worker.batches <- open
+		b.send(s, 0, "first,")
+		b.send(s, 100, "second")
+		synctest.Wait()
+		if got := b.net.received(addr); got != "first," {
+			t.Errorf("target has %q at first", got)
+		}
+		<-time.After(replay.DefaultMaxHold - time.Millisecond)
+		synctest.Wait()
+		if got := b.net.received(addr); got != "first," {
+			t.Errorf("target has %q before max-hold", got)
+		}
+		<-time.After(2 * time.Millisecond)
+		synctest.Wait()
+		if got := b.net.received(addr); got != "first,second" {
+			t.Errorf("target has %q after max-hold", got)
+		}
+	})
+}
