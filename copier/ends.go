@@ -17,13 +17,21 @@ func (s *shard) end(r *record) {
 // giveUp ends the copying of an open flow that lives on; how its client may end
 // it is no longer of interest.
 func (s *shard) giveUp(slot uint32, r *record, why report.Reason) {
+	s.abandon(r, why)
+	r.state = stateGivenUp
+	s.control(slot, r, frame.TypeAbort)
+	s.over(slot, r)
+}
+
+// abandon is what all ways to give an open flow up have in common.
+func (s *shard) abandon(r *record, why report.Reason) {
 	s.discard(r, why)
 	s.book.Flows.Live--
 	s.book.Flows.GivenUp[why]++
 	r.drop = why
-	r.state = stateGivenUp
-	s.control(slot, r, frame.TypeAbort)
-	s.over(slot, r)
+	if r.state == stateFinHeld {
+		r.ending = r.ending.ClientClosed() // it will not be sent, but it was seen
+	}
 }
 
 // over moves a flow on that nothing is sent of any more, once it is over online.
@@ -144,11 +152,9 @@ func (s *shard) settle(slot uint32, r *record, c *frame.Closed) {
 	r.absorbed = c.AnswerBytes
 	switch r.state {
 	case stateCopying, stateFinHeld:
-		s.discard(r, report.SessionOver)
-		s.book.Flows.Live--
-		s.book.Flows.GivenUp[report.SessionOver]++
-		r.drop = report.SessionOver
+		s.abandon(r, report.SessionOver)
 		r.state = stateShunned
+		s.over(slot, r)
 	case stateFinSent:
 		r.state = stateSettled
 	case stateGivenUp:
@@ -182,12 +188,10 @@ func (s *shard) loseAll() {
 			s.free(slot, r)
 			continue
 		case r.state.open():
-			s.discard(r, report.TunnelLost)
-			s.book.Flows.Live--
-			s.book.Flows.GivenUp[report.TunnelLost]++
-			r.drop = report.TunnelLost
+			s.abandon(r, report.TunnelLost)
 		}
 		r.state = stateShunned
+		s.over(slot, r)
 	}
 }
 

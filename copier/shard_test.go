@@ -131,6 +131,21 @@ func TestEnds(t *testing.T) {
 			return b.book.Client.Dropped[report.CaptureHole].Bytes == 2 && b.book.Client.Missing == 6
 		}},
 
+		{"hole before the FIN", func(b *bench, c *conn) {
+			c.data("missed")
+			b.feed(c.fin(), c.serverFin(), c.ack())
+		}, "", "abort:capture_hole", func(b *bench) bool { return b.table.Len() == 0 }},
+
+		{"target ends while a FIN is held", func(b *bench, c *conn) {
+			c.data("late")
+			p := c.fin()
+			c.sent = 0 // the server has not got them either
+			b.feed(p)
+			b.lane.close(b.session(), frame.ClosedTargetReset)
+			b.wait(500 * time.Millisecond)
+			b.feed(c.serverFin())
+		}, "", "", func(b *bench) bool { return b.table.Len() == 0 }},
+
 		{"hole that stays", func(b *bench, c *conn) {
 			b.feed(c.data("a"))
 			c.data("missed")
