@@ -30,7 +30,7 @@ func TestHostsDifferOnlyByTheTunWhileRunning(t *testing.T) {
 			t.Parallel()
 			s := newScene(t, testnet.LabConfig{})
 			online, targetServer := s.serve(port, target)
-			copier, responder := s.copies("80-" + target)
+			copier, responder := s.copies("80-"+target, "--allow", target)
 			stats := mixed(s, s.dialer(port))
 
 			if diff := s.changes(s.Lab.Online); len(diff) > 0 {

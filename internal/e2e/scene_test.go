@@ -41,11 +41,10 @@ func TestMain(m *testing.M) {
 		panic(fmt.Sprintf("%v\n%s", err, out))
 	}
 	binaries = dir
-	// Clients and both servers of 5,000 connections are in this process.
+	// Clients and both servers of 5,000 connections are in this process. Where the
+	// limit cannot be raised it may do as it is; if not, a test will say so.
 	const files = 32768
-	if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &unix.Rlimit{Cur: files, Max: files}); err != nil && os.Geteuid() == 0 {
-		panic(err)
-	}
+	_ = unix.Setrlimit(unix.RLIMIT_NOFILE, &unix.Rlimit{Cur: files, Max: files})
 	m.Run()
 }
 
@@ -137,10 +136,10 @@ func (s *scene) keep(p *rig.Process, err error) *rig.Process {
 	return p
 }
 
-// copies starts responder and copier for maps, whose targets are all allowed.
-func (s *scene) copies(maps string) (copier, responder *rig.Process) {
+// copies starts responder, with options, and copier for maps.
+func (s *scene) copies(maps string, options ...string) (copier, responder *rig.Process) {
 	s.t.Helper()
-	responder = s.keep(s.StartResponder(s.within()))
+	responder = s.keep(s.StartResponder(s.within(), options...))
 	copier = s.keep(s.StartCopier(s.within(), maps))
 	return copier, responder
 }

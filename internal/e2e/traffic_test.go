@@ -139,7 +139,8 @@ func TestRedisHoldsTheSameAfterPipelines(t *testing.T) {
 	s.keep(s.StartRedis(s.within(), s.Lab.Online, "redis-online"))
 	s.keep(s.StartRedis(s.within(), s.Lab.Target, "redis-target"))
 	const redisPort = ":6379"
-	copier, responder := s.copies("6379-" + testnet.TargetAddr + redisPort)
+	// With a local address: the test's own questions over loopback are not copied.
+	copier, responder := s.copies(testnet.OnlineAddr + redisPort + "-" + testnet.TargetAddr + redisPort)
 
 	stats := traffic.RedisLoad{Clients: 20, Pipelines: 60, Depth: 50, MaxValue: 2000}.Run(s.dialer(redisPort).Dial)
 	t.Logf("clients: %s", stats)
@@ -147,7 +148,6 @@ func TestRedisHoldsTheSameAfterPipelines(t *testing.T) {
 		t.Errorf("clients met errors: %v", stats.FirstError)
 	}
 
-	// Over loopback: what is asked here is not copied.
 	online := traffic.NewRedis(s.dialIn(s.Lab.Online, "127.0.0.1"+redisPort))
 	target := traffic.NewRedis(s.dialIn(s.Lab.Target, "127.0.0.1"+redisPort))
 	want, err := online.Digest()
@@ -172,8 +172,8 @@ func TestRedisHoldsTheSameAfterPipelines(t *testing.T) {
 func TestBodiesOfEachSizeArriveWhole(t *testing.T) {
 	for name, l := range map[string]traffic.Load{
 		"1 B":   {Name: "tiny", Clients: 10, Rounds: 2, Requests: 50, Bodies: []int{1}},
-		"64 KB": {Name: "middle", Clients: 10, Rounds: 2, Requests: 20, Bodies: []int{64 << 10}},
-		"1 MB":  {Name: "large", Clients: 10, Rounds: 2, Requests: 5, Bodies: []int{1 << 20}},
+		"64 KB": {Name: "middle", Clients: 10, Rounds: 2, Requests: 50, Bodies: []int{64 << 10}, Rate: 1000},
+		"1 MB":  {Name: "large", Clients: 10, Rounds: 2, Requests: 10, Bodies: []int{1 << 20}, Rate: 60},
 	} {
 		t.Run(name, func(t *testing.T) {
 			s, _, _, end := httpScene(t, testnet.LabConfig{})
