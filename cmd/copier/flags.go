@@ -127,10 +127,11 @@ func parseFlags(args []string, getenv func(string) string, names resolver) (opti
 	return r.options, r.invite(getenv)
 }
 
-// isInvite tells an invite from a host, which may be called flowtwin, by its
-// length too.
+// isInvite tells an invite, or a piece of one, from a host and port.
 func isInvite(s string) bool {
-	return strings.HasPrefix(s, "flowtwin") && len(s) > 80
+	name, rest, ok := strings.Cut(s, ":")
+	version, ours := strings.CutPrefix(name, "flowtwin")
+	return ok && ours && version != "" && strings.Trim(version, "0123456789") == "" && strings.Trim(rest, "0123456789") != ""
 }
 
 // invite finds the invite: in the file, as the argument of -s, or in the

@@ -144,6 +144,7 @@ func TestParseFlags(t *testing.T) {
 		{name: "no invite", err: "no invite"},
 		{name: "no such file", args: []string{"--invite-file", file + "x"}, err: "--invite-file: open"},
 		{name: "broken invite", args: []string{"-s", invite[:len(invite)-2] + "AA"}, err: "-s: invite is malformed"},
+		{name: "half an invite", args: []string{"-s", invite[:40]}, err: "-s: invite is malformed"},
 		{name: "two invites", args: []string{"-s", invite, "--invite-file", file}, err: "give one of the two"},
 		{name: "a file to replay", args: []string{"-i", "test.pcap"}, env: env, err: "later version"},
 		{name: "shards", args: []string{"--shards", "0"}, env: env, err: "--shards"},
