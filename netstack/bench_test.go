@@ -12,6 +12,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"sync"
 	"testing"
 	"time"
@@ -118,6 +119,38 @@ func BenchmarkAbsorb(b *testing.B) {
 	for _, mtu := range []int{65535, 1500} {
 		b.Run(fmt.Sprintf("client=netstack/mtu=%d", mtu), func(b *testing.B) { benchNet(b, Config{MTU: mtu}, bulk, 8, false) })
 	}
+}
+
+// BenchmarkIdle opens b.N connections and reports what each keeps in memory.
+func BenchmarkIdle(b *testing.B) {
+	h := open(b, Config{})
+	target := h.serveOutside(b, "10.9.0.1:7007", 4)
+	heap := func() float64 {
+		runtime.GC()
+		runtime.GC()
+		var m runtime.MemStats
+		runtime.ReadMemStats(&m)
+		return float64(m.HeapAlloc + m.StackInuse)
+	}
+	before := heap()
+	ready := 0
+	var all []*Conn
+	for i := range b.N {
+		c := h.dial(b, client(i*31), target, 0)
+		s := &sender{data: []byte("request")}
+		c.Session = func(c *Conn) {
+			if s.event(c); s.got == 7 {
+				c.Session = nil
+				ready++
+			}
+		}
+		all = append(all, c)
+		if i%100 == 0 || i == b.N-1 {
+			h.await(b, "echo", func() bool { return ready == i+1 })
+		}
+	}
+	b.ReportMetric((heap()-before)/float64(b.N), "B/conn")
+	runtime.KeepAlive(all)
 }
 
 // cpu returns the CPU time this process has used.

@@ -34,8 +34,9 @@ type Conn struct {
 	eof                 bool
 	released, forgotten bool
 
-	pending atomic.Bool // in the stack's ready list, or being given out
-	expired atomic.Bool // the connect timeout is over
+	pending  atomic.Bool // in the stack's ready list, or being given out
+	expired  atomic.Bool // the connect timeout is over
+	rejected atomic.Bool // an ICMP message answered the SYN
 
 	// Sequence space, as offsets from the byte after the SYN. Readers of any
 	// queue and writers of the stack meet here.

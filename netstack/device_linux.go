@@ -117,7 +117,7 @@ func (d *device) setUp(cfg *Config) error {
 // packets from it reach 127.0.0.0/8 when a target is there. The reverse path
 // filter needs nothing: each source address has its route through the device.
 func (d *device) setSysctls(cfg *Config) error {
-	if ipv6Enabled() {
+	if ipv6Enabled() && cfg.MTU >= minMTU6 {
 		v6 := false
 		for _, p := range cfg.Pool {
 			v6 = v6 || p.Addr().Is6()

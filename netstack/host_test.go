@@ -19,6 +19,7 @@ func TestHostStateIsTheSameAfterwards(t *testing.T) {
 	for _, cfg := range []Config{
 		{Loopback: true, Shards: 2},
 		{Pool: []netip.Prefix{netip.MustParsePrefix("198.18.3.4/32")}},
+		{MTU: 600},
 	} {
 		ns := testnet.New(t, "netstack")
 		before := snapshot(t, ns)

@@ -212,8 +212,30 @@ func TestRefused(t *testing.T) {
 	}
 }
 
-func TestNoAnswer(t *testing.T) {
+// Without a route the kernel answers with ICMP, as a rejecting firewall does.
+func TestUnreachable(t *testing.T) {
 	h := open(t, Config{})
+	h.ns.Run(t, "ip", "route", "add", "prohibit", "10.98.0.0/16")
+	h.ns.Run(t, "ip", "-6", "route", "add", "prohibit", "fd98::/64")
+	for _, key := range []string{"net.ipv4.ip_forward", "net.ipv6.conf.all.forwarding"} {
+		if err := h.ns.Sysctl(key, "1"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, target := range []string{"10.98.0.1:80", "[fd98::1]:80"} {
+		c := h.dial(t, client(1), netip.MustParseAddrPort(target), 0)
+		h.awaitState(t, c, Refused)
+		c.Release()
+		h.awaitEmpty(t)
+	}
+	if n := h.net.Stats().Strays; n != 0 {
+		t.Errorf("%d strays", n)
+	}
+}
+
+func TestNoAnswer(t *testing.T) {
+	h := open(t, Config{Pool: []netip.Prefix{netip.MustParsePrefix("198.18.0.0/15")}})
+	h.lose(func(*packet.View) bool { return true })
 	h.net.stacks[0].dialing.timeout = 50 * time.Millisecond
 	c := h.dial(t, client(1), netip.MustParseAddrPort("10.99.0.1:80"), 0) // nobody has it
 	h.awaitState(t, c, TimedOut)

@@ -44,6 +44,11 @@ const (
 	DefaultMTU  = 65535
 )
 
+const (
+	minMTU  = 576
+	minMTU6 = 1280 // the kernel has no IPv6 on a device with less
+)
+
 // DefaultPool returns the ranges set aside for benchmarks (RFC 2544, RFC 5180),
 // which no network routes.
 func DefaultPool() []netip.Prefix {
@@ -110,8 +115,14 @@ func (c *Config) fill() error {
 	if c.Name == "" {
 		c.Name = DefaultName
 	}
+	if c.MTU == 0 {
+		c.MTU = DefaultMTU
+	}
+	if c.MTU < minMTU || c.MTU > DefaultMTU {
+		return fmt.Errorf("MTU %d: must be %d to %d", c.MTU, minMTU, DefaultMTU)
+	}
 	if len(c.Pool) == 0 {
-		if c.Pool = DefaultPool(); !ipv6Enabled() {
+		if c.Pool = DefaultPool(); !ipv6Enabled() || c.MTU < minMTU6 {
 			c.Pool = c.Pool[:1]
 		}
 	}
@@ -119,18 +130,15 @@ func (c *Config) fill() error {
 		if p.Addr().Is6() && !ipv6Enabled() {
 			return fmt.Errorf("pool %v: IPv6 is switched off on this host", p)
 		}
+		if p.Addr().Is6() && c.MTU < minMTU6 {
+			return fmt.Errorf("pool %v: IPv6 needs an MTU of %d", p, minMTU6)
+		}
 	}
 	if c.Shards == 0 {
 		c.Shards = 1
 	}
 	if c.Shards < 1 || c.Shards > maxQueues {
 		return fmt.Errorf("shards %d: must be 1 to %d", c.Shards, maxQueues)
-	}
-	if c.MTU == 0 {
-		c.MTU = DefaultMTU
-	}
-	if c.MTU < 576 || c.MTU > DefaultMTU {
-		return fmt.Errorf("MTU %d: must be 576 to %d", c.MTU, DefaultMTU)
 	}
 	if c.Log == nil {
 		c.Log = slog.New(slog.DiscardHandler)

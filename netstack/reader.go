@@ -66,7 +66,8 @@ func (r *reader) take(b []byte, now int64) {
 	r.packets.Add(1)
 	v := &r.view
 	if v.Parse(b, len(b)) != packet.OK {
-		if b[0]>>4 != 6 || len(b) < ip6Header || b[24] != 0xff { // IPv6 multicast: the kernel's own
+		multicast := len(b) >= ip6Header && b[0]>>4 == 6 && b[24] == 0xff // the kernel's own noise
+		if !multicast && !r.unreachable(b) {
 			r.strays.Add(1)
 		}
 		return

@@ -33,8 +33,9 @@ const (
 	receiveBuffer = 4 << 20
 	sendBuffer    = 256 << 10
 	maxSendBuffer = 1 << 20
-	// deadPeer is how long the target may leave bytes unacknowledged.
-	deadPeer = 30 * time.Second
+	// deadPeer is how long the target may leave bytes unacknowledged, or unread by
+	// its application with a closed window: gVisor does not tell the two apart.
+	deadPeer = 2 * time.Minute
 	// lingerTime is how long a released conn waits for the target's FIN.
 	lingerTime = 5 * time.Second
 )

@@ -23,7 +23,7 @@ type State uint8
 const (
 	Connecting  State = iota
 	Established       // half-closed in either direction too
-	Refused           // the SYN was answered with a reset
+	Refused           // the SYN was answered with a reset or an ICMP error
 	TimedOut          // no answer
 	Reset             // by the target after it was established, or by Abort
 	Finished          // both sides' FIN done
@@ -67,7 +67,11 @@ func (c *Conn) State() State {
 	}
 	switch tcp.EndpointState(c.ep.State()) {
 	case tcp.StateInitial, tcp.StateBound, tcp.StateConnecting, tcp.StateSynSent, tcp.StateSynRecv:
-		if c.expired.Load() {
+		switch {
+		case c.rejected.Load():
+			c.state = Refused
+			c.Abort()
+		case c.expired.Load():
 			c.state = TimedOut
 			c.Abort()
 		}
