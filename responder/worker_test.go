@@ -42,7 +42,8 @@ func (b *bench) send(s *session, seen uint64, p string) {
 // The worker must wake up for a session when nothing else happens.
 func TestWorkerKeepsTheTimeOfSessions(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		b := newBench(t, replay.Config{}, target{})
+		const maxHold = 300 * time.Millisecond // less than a tick
+		b := newBench(t, replay.Config{MaxHold: maxHold}, target{})
 		defer close(b.stop)
 		addr := client(1)
 		s := &session{strand: b.lane.strands[0], flow: 1, lease: netstack.Lease{Client: addr}}
@@ -55,7 +56,7 @@ func TestWorkerKeepsTheTimeOfSessions(t *testing.T) {
 		if got := b.net.received(addr); got != "first," {
 			t.Errorf("target has %q at first", got)
 		}
-		<-time.After(replay.DefaultMaxHold - time.Millisecond)
+		<-time.After(maxHold - time.Millisecond)
 		synctest.Wait()
 		if got := b.net.received(addr); got != "first," {
 			t.Errorf("target has %q before max-hold", got)
