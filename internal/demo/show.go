@@ -86,7 +86,9 @@ func (s *show) perform(ctx context.Context, duration time.Duration) error {
 	}
 	fmt.Println("\nThe copier's ledger:")
 	for line := range strings.Lines(s.copier.Stdout()) {
-		fmt.Print("   ", line)
+		if line != "\n" {
+			fmt.Print("   ", line)
+		}
 	}
 	fmt.Println()
 	return s.compare(clients)
