@@ -278,7 +278,7 @@ func (b *bench) programs(ctx context.Context) (responder, copier *proc, err erro
 	}
 	err = until(ctx, "copier copying", 10*time.Second, func() bool {
 		log, err := os.ReadFile(filepath.Join(b.lab.dir, "copier.log"))
-		return err == nil && strings.Contains(string(log), "copying")
+		return err == nil && strings.Contains(string(log), "tunnel is up")
 	})
 	if err != nil {
 		err = errors.Join(err, copier.stop(), responder.stop())
