@@ -38,8 +38,8 @@ type Config struct {
 	Shards     int            // 0: one for each CPU, at most 4
 	Sessions   int            // at most, 0: 200,000
 	GateOff    bool
-	Settle     time.Duration // 0: replay.DefaultSettle
-	MaxHold    time.Duration // 0: replay.DefaultMaxHold
+	Settle     time.Duration // 0: DefaultSettle
+	MaxHold    time.Duration // 0: DefaultMaxHold
 	Drain      time.Duration
 	ReportFile string // final summary as JSON, "" none
 	Version    string
@@ -52,6 +52,12 @@ type Config struct {
 
 // DefaultStateDir is where the responder keeps its key.
 const DefaultStateDir = "/var/lib/flowtwin"
+
+// Defaults of the gate.
+const (
+	DefaultSettle  = replay.DefaultSettle
+	DefaultMaxHold = replay.DefaultMaxHold
+)
 
 const (
 	maxShards       = 64
@@ -81,10 +87,10 @@ func (cfg Config) populate() (Config, error) {
 		cfg.Sessions = defaultSessions
 	}
 	if cfg.Settle == 0 {
-		cfg.Settle = replay.DefaultSettle
+		cfg.Settle = DefaultSettle
 	}
 	if cfg.MaxHold == 0 {
-		cfg.MaxHold = replay.DefaultMaxHold
+		cfg.MaxHold = DefaultMaxHold
 	}
 	switch {
 	case cfg.Listen == "":

@@ -12,7 +12,6 @@ import (
 	"github.com/spf13/pflag"
 
 	"flowtwin/responder"
-	"flowtwin/responder/replay"
 )
 
 // options is what the command line says.
@@ -50,8 +49,8 @@ func (r *raw) flags() *pflag.FlagSet {
 	fs.IntVar(&c.Shards, "shards", 0, "stacks and TUN queues, `N` (default: one for each CPU, at most 4)")
 	fs.IntVar(&c.Sessions, "max-sessions", 200_000, "refuse flows beyond `N` sessions")
 	fs.StringVar(&r.gate, "gate", "turn", "turn: a request waits until the target has answered the one before it; off: it does not")
-	fs.DurationVar(&c.MaxHold, "max-hold", replay.DefaultMaxHold, "the longest that a request waits")
-	fs.DurationVar(&c.Settle, "settle", replay.DefaultSettle, "an answer of other length than online is over when the target has been quiet for so long")
+	fs.DurationVar(&c.MaxHold, "max-hold", responder.DefaultMaxHold, "the longest that a request waits")
+	fs.DurationVar(&c.Settle, "settle", responder.DefaultSettle, "an answer of other length than online is over when the target has been quiet for so long")
 	fs.DurationVar(&c.Drain, "drain", 5*time.Second, "how long sessions may go on after SIGINT or SIGTERM")
 	fs.StringVar(&c.ReportFile, "report", "", "write the final summary as JSON to `FILE`")
 	fs.BoolVarP(&r.daemon, "daemon", "d", false, "run in the background")

@@ -12,12 +12,11 @@ import (
 	"github.com/spf13/pflag"
 
 	"flowtwin/responder"
-	"flowtwin/responder/replay"
 )
 
 func TestParseFlags(t *testing.T) {
 	defaults := responder.Config{
-		Listen: ":7443", Sessions: 200_000, MaxHold: replay.DefaultMaxHold, Settle: replay.DefaultSettle,
+		Listen: ":7443", Sessions: 200_000, MaxHold: responder.DefaultMaxHold, Settle: responder.DefaultSettle,
 		Drain: 5 * time.Second,
 	}
 	with := func(change func(c *responder.Config)) options {
