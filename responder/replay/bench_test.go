@@ -15,9 +15,12 @@ func BenchmarkTurn(b *testing.B) {
 	for b.Loop() {
 		r.s.Data(d, r.now)
 		d.Seen += 600
-		r.conn.answers += 600
+		r.conn.answers, r.conn.room = 600, 1<<20
 		r.conn.acked = r.s.written
 		r.conn.got, r.log.wrote = r.conn.got[:0], r.log.wrote[:0]
 		r.s.News(r.now)
+	}
+	if r.s.State() != "Sending" {
+		b.Errorf("the session is %s", r.s.State())
 	}
 }
