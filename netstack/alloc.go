@@ -171,7 +171,7 @@ func (a *allocator) drop(key tupleKey) {
 		return
 	}
 	if m := a.crowded[key.address()]; m != nil {
-		if m.clear(key.port()); m.used < 1<<15 {
+		if m.clear(key.port()); m.used < 1<<14 {
 			delete(a.crowded, key.address())
 		}
 	}

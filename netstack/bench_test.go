@@ -181,6 +181,7 @@ func measure(b *testing.B, request string) func() {
 // benchNet runs b.N requests through a Net, on conns connections at a time; with
 // each, every request has a connection of its own.
 func benchNet(b *testing.B, cfg Config, request string, conns int, each bool) {
+	b.Helper()
 	h := open(b, cfg)
 	target := h.benchTarget(b)
 	st := h.net.Stack(0)
@@ -327,6 +328,7 @@ func answerSize(b *testing.B, h *host, target netip.AddrPort, request string) in
 // benchKernel is benchNet with kernel sockets, a goroutine for each connection. It
 // runs in a process of its own, all threads of which are in the namespace.
 func benchKernel(b *testing.B, request string, conns int, each bool) {
+	b.Helper()
 	h := open(b, Config{})
 	target := h.benchTarget(b)
 	w := kernelWork{Target: target.String(), Request: request, Conns: conns, Each: each, N: b.N, Want: answerSize(b, h, target, request)}

@@ -95,7 +95,7 @@ func Open(cfg Config) (*Net, error) {
 		return nil, err
 	}
 	for i := range cfg.Shards {
-		s, err := newStack(n, i)
+		s, err := newStack(n, i, n.device.queues[i].File())
 		if err != nil {
 			return nil, errors.Join(err, n.Close())
 		}

@@ -88,7 +88,9 @@ func (r *reader) take(b []byte, now int64) {
 		return
 	}
 	if s.tap != nil {
+		s.tapping.Lock()
 		s.tap(c.User, now, v.Headers, v.PayloadLen)
+		s.tapping.Unlock()
 	}
 	c.received(v, now)
 	r.inject(s, c)

@@ -4,7 +4,9 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"io"
 	"net/netip"
+	"sync"
 	"time"
 
 	"gvisor.dev/gvisor/pkg/tcpip"
@@ -22,8 +24,6 @@ var (
 	ErrTarget = errors.New("unusable target")
 	// ErrStackFull says that the stack has no room for one more session.
 	ErrStackFull = errors.New("stack is full")
-	// ErrNetClosed says that the Net was closed.
-	ErrNetClosed = errors.New("netstack closed")
 )
 
 const (
@@ -50,6 +50,7 @@ type Stack struct {
 	out     *out
 	ready   readyList
 	dialing dialing
+	tapping sync.Mutex
 	tap     Tap
 	v4, v6  slots
 	outward outwardTable
@@ -59,16 +60,17 @@ type Stack struct {
 
 // Tap is told of every packet the target sends to a conn: user is what Dial was
 // given, headers the IP and TCP headers with outward addresses, lent until it
-// returns. It runs on a TUN reader's goroutine, one of several, and must be quick.
+// returns, and time the Unix time in ns. It runs on a TUN reader's goroutine and
+// must be quick; calls of one stack do not overlap.
 type Tap func(user uint64, time int64, headers []byte, payloadLen int)
 
-func newStack(n *Net, index int) (*Stack, error) {
+func newStack(n *Net, index int, tun io.Writer) (*Stack, error) {
 	s := &Stack{net: n, index: index, dead: tcpip.TCPUserTimeoutOption(deadPeer)}
 	s.ready.wake = make(chan struct{}, 1)
 	s.outward.conns = make(map[tupleKey]*Conn)
 	s.dialing = dialing{stack: s, now: n.now, timeout: connectTimeout}
 	s.link = &linkEndpoint{owner: s, mtu: uint32(n.cfg.MTU)}
-	s.out = newOut(n.device.queues[index].File(), n.cfg.MTU)
+	s.out = newOut(tun, n.cfg.MTU)
 	s.gv = stack.New(stack.Options{
 		NetworkProtocols:   []stack.NetworkProtocolFactory{ipv4.NewProtocol, ipv6.NewProtocol},
 		TransportProtocols: []stack.TransportProtocolFactory{tcp.NewProtocol},

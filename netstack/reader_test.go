@@ -1,0 +1,194 @@
+package netstack
+
+import (
+	"bytes"
+	"encoding/binary"
+	"net/netip"
+	"testing"
+	"time"
+
+	"flowtwin/internal/packet"
+)
+
+// wire is a TUN queue that keeps what is written to it.
+type wire struct{ packets [][]byte }
+
+func (w *wire) Read([]byte) (int, error) { panic("nobody reads") }
+
+func (w *wire) Write(b []byte) (int, error) {
+	w.packets = append(w.packets, bytes.Clone(b))
+	return len(b), nil
+}
+
+// unplugged returns a Net without a device, its reader, and what it writes. No
+// privileges are needed.
+func unplugged(tb testing.TB) (*Net, *reader, *wire) {
+	tb.Helper()
+	cfg := Config{Pool: []netip.Prefix{netip.MustParsePrefix("198.18.0.0/15"), netip.MustParsePrefix("2001:2::/48")}}
+	if err := cfg.fill(); err != nil {
+		tb.Skip(err)
+	}
+	v4, v6, err := newPools(cfg.Pool)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	n, w := &Net{cfg: cfg, began: time.Now()}, &wire{}
+	n.alloc = newAllocator(v4, v6, 1, n.now)
+	s, err := newStack(n, 0, w)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	n.stacks = []*Stack{s}
+	tb.Cleanup(s.close)
+	r := newReader(n, w)
+	tb.Cleanup(r.void.Release)
+	return n, r, w
+}
+
+// answer turns a packet to the target around: a packet of the target with these
+// flags that acknowledges it.
+func answer(sent []byte, flags packet.Flags, seq uint32) []byte {
+	b := bytes.Clone(sent[virtioHdr:])
+	at, addr := ip4Header, 12
+	size := 4
+	if b[0]>>4 == 6 {
+		at, addr, size = ip6Header, 8, 16
+	}
+	src, dst := bytes.Clone(b[addr:addr+size]), bytes.Clone(b[addr+size:addr+2*size])
+	copy(b[addr:], dst)
+	copy(b[addr+size:], src)
+	t := b[at:]
+	sport, dport := binary.BigEndian.Uint16(t), binary.BigEndian.Uint16(t[2:])
+	binary.BigEndian.PutUint16(t, dport)
+	binary.BigEndian.PutUint16(t[2:], sport)
+	binary.BigEndian.PutUint32(t[8:], binary.BigEndian.Uint32(t[4:])+1)
+	binary.BigEndian.PutUint32(t[4:], seq)
+	t[13] = byte(flags)
+	return b
+}
+
+// A handshake without a kernel: what leaves has outward addresses and an IP
+// checksum, and what comes is told to the tap.
+func TestHandshakeWithoutKernel(t *testing.T) {
+	for _, target := range []string{"10.0.0.1:80", "[fd00::1]:80"} {
+		n, r, w := unplugged(t)
+		s := n.stacks[0]
+		taps := 0
+		s.SetTap(func(user uint64, _ int64, headers []byte, payload int) {
+			if taps++; user != 9 || payload != 0 || len(headers) < 40 {
+				t.Errorf("tap: user %d, %d header bytes, payload %d", user, len(headers), payload)
+			}
+		})
+		addr := netip.MustParseAddrPort(target)
+		l, err := n.Acquire(client(1), addr.Addr().Is6())
+		if err != nil {
+			t.Fatal(err)
+		}
+		c, err := s.Dial(l, addr, 9)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(w.packets) != 1 {
+			t.Fatalf("%d packets after Dial, want the SYN", len(w.packets))
+		}
+		var v packet.View
+		syn := w.packets[0]
+		if f := v.Parse(syn[virtioHdr:], len(syn)); f != packet.OK || v.Flags != packet.SYN {
+			t.Fatalf("first packet: %v, flags %x", f, v.Flags)
+		}
+		if src := netip.AddrPortFrom(v.Src.Netip(), v.SrcPort); src != l.Client {
+			t.Errorf("SYN from %v, want %v", src, l.Client)
+		}
+		if dst := netip.AddrPortFrom(v.Dst.Netip(), v.DstPort); dst != addr {
+			t.Errorf("SYN to %v, want %v", dst, addr)
+		}
+		if b := syn[virtioHdr:]; b[0]>>4 == 4 {
+			want := bytes.Clone(b[:ip4Header])
+			if setIP4Checksum(want); !bytes.Equal(want, b[:ip4Header]) {
+				t.Error("wrong IP checksum")
+			}
+		}
+
+		alien := answer(syn, packet.SYN|packet.ACK, 1000)
+		alien[12] ^= 1 // another target's address
+		r.take(alien, 5)
+		r.take(answer(syn, packet.RST|packet.ACK, 0), 6)
+		for c.State() == Connecting {
+			<-s.Wake()
+			s.Ready(nil)
+		}
+		if c.State() != Refused || taps != 1 || r.strays.Load() != 1 {
+			t.Errorf("state %v, %d taps, %d strays", c.State(), taps, r.strays.Load())
+		}
+		c.Release()
+		s.Ready(nil)
+	}
+}
+
+// A FIN to nobody is acknowledged; other strays are met with silence.
+func TestStrays(t *testing.T) {
+	for _, target := range []string{"10.0.0.1:80", "[fd00::1]:80"} {
+		n, r, w := unplugged(t)
+		addr := netip.MustParseAddrPort(target)
+		l, err := n.Acquire(client(1), addr.Addr().Is6())
+		if err != nil {
+			t.Fatal(err)
+		}
+		c, err := n.stacks[0].Dial(l, addr, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		syn := w.packets[0]
+		c.Release()
+		n.stacks[0].Ready(nil)
+		if n.stacks[0].Len() != 0 {
+			t.Fatal("conn is still there")
+		}
+		w.packets = nil
+		r.take(answer(syn, packet.SYN|packet.ACK, 7), 0)
+		r.take(answer(syn, packet.ACK|packet.PSH, 7), 0)
+		r.take(answer(syn, packet.RST, 7), 0)
+		if len(w.packets) != 0 {
+			t.Fatalf("%d packets answer strays", len(w.packets))
+		}
+		r.take(answer(syn, packet.FIN|packet.ACK, 7), 0)
+		if len(w.packets) != 1 {
+			t.Fatalf("%d packets answer a FIN", len(w.packets))
+		}
+		var v packet.View
+		if f := v.Parse(w.packets[0][virtioHdr:], 0); f != packet.OK || v.Flags != packet.ACK || v.Ack != 8 ||
+			netip.AddrPortFrom(v.Src.Netip(), v.SrcPort) != l.Client || netip.AddrPortFrom(v.Dst.Netip(), v.DstPort) != addr {
+			t.Errorf("answer to a FIN: %v %+v", f, v)
+		}
+		if got := r.strays.Load(); got != 4 {
+			t.Errorf("%d strays", got)
+		}
+	}
+}
+
+// Whatever the kernel writes, the reader stands.
+func FuzzReader(f *testing.F) {
+	n, r, w := unplugged(f)
+	for _, target := range []string{"10.0.0.1:80", "[fd00::1]:80"} {
+		addr := netip.MustParseAddrPort(target)
+		l, err := n.Acquire(client(1), addr.Addr().Is6())
+		if err != nil {
+			f.Fatal(err)
+		}
+		if _, err := n.stacks[0].Dial(l, addr, 0); err != nil {
+			f.Fatal(err)
+		}
+		syn := w.packets[len(w.packets)-1]
+		f.Add(answer(syn, packet.SYN|packet.ACK, 99))
+		f.Add(answer(syn, packet.FIN|packet.ACK, 99))
+		f.Add(syn[virtioHdr:])
+		f.Add(append([]byte{0x45, 0, 0, 88, 0, 0, 0, 0, 64, 1, 0, 0, 10, 0, 0, 1, 198, 18, 0, 1, 3, 13, 0, 0, 0, 0, 0, 0}, syn[virtioHdr:]...))
+	}
+	f.Fuzz(func(_ *testing.T, b []byte) {
+		if len(b) > 0 {
+			r.take(b, 1)
+		}
+		n.stacks[0].Ready(nil)
+		w.packets = nil
+	})
+}
