@@ -116,9 +116,9 @@ func (s *shard) control(slot uint32, r *record, t frame.Type) {
 	var ok bool
 	switch t {
 	case frame.TypeFin:
-		ok = s.lane.Fin(slot)
+		ok = s.lane.Fin(slot, r.seen)
 	case frame.TypeReset:
-		ok = s.lane.Reset(slot)
+		ok = s.lane.Reset(slot, r.seen)
 	default:
 		ok = s.lane.Abort(slot, abortReason(r.drop))
 	}

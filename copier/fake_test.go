@@ -165,8 +165,8 @@ func (l *fakeLane) end(flow uint32, how string) bool {
 	return true
 }
 
-func (l *fakeLane) Fin(flow uint32) bool   { return l.end(flow, "fin") }
-func (l *fakeLane) Reset(flow uint32) bool { return l.end(flow, "reset") }
+func (l *fakeLane) Fin(flow uint32, _ uint64) bool   { return l.end(flow, "fin") }
+func (l *fakeLane) Reset(flow uint32, _ uint64) bool { return l.end(flow, "reset") }
 func (l *fakeLane) Abort(flow uint32, r frame.AbortReason) bool {
 	return l.end(flow, "abort:"+r.String())
 }
@@ -226,7 +226,7 @@ func (l *sink) Data(flow uint32, _ uint64, _ int64, payload []byte) bool {
 	return true
 }
 
-func (l *sink) Fin(flow uint32) bool {
+func (l *sink) Fin(flow uint32, _ uint64) bool {
 	n := l.sent[flow]
 	l.returns = frame.AppendClosed(l.returns, flow, &frame.Closed{
 		How: frame.ClosedBoth, DeliveredSegments: n[0], DeliveredBytes: n[1],

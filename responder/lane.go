@@ -114,9 +114,9 @@ func (l *lane) sort(frames []byte) error {
 				return err
 			}
 			body = nil
-		case frame.TypeFin, frame.TypeReset, frame.TypeAbort:
+		case frame.TypeAbort:
 			body = nil
-		case frame.TypeData:
+		case frame.TypeData, frame.TypeFin, frame.TypeReset:
 		default:
 			return fmt.Errorf("%w: %s frame on a lane", errProtocol, t)
 		}

@@ -178,7 +178,7 @@ func TestFlowsThroughTheTunnel(t *testing.T) {
 		r.lane().Flush()
 	}
 	for f := range uint32(flows) {
-		r.lane().Fin(f)
+		r.lane().Fin(f, 10*turns) // having read the last answer
 	}
 	r.lane().Flush()
 	r.wait("the accounts", func() bool { return len(r.closed) == flows })
@@ -197,7 +197,7 @@ func TestFlowsThroughTheTunnel(t *testing.T) {
 	}
 	// The numbers are free again.
 	r.open(0)
-	r.lane().Fin(0)
+	r.lane().Fin(0, 0)
 	delete(r.closed, 0)
 	r.heads[0] = 0
 	r.lane().Flush()
@@ -232,7 +232,7 @@ func TestSessionsThatDoNotComeAbout(t *testing.T) {
 			for f := range uint32(4) {
 				r.open(f)
 				r.data(f, 0, "abc")
-				r.lane().Fin(f)
+				r.lane().Fin(f, 0)
 			}
 			r.lane().Flush()
 			r.wait("the accounts", func() bool { return len(r.closed) == 4 })
@@ -253,14 +253,14 @@ func TestSessionLimit(t *testing.T) {
 		r.open(f)
 		r.data(f, 0, "abc")
 	}
-	r.lane().Fin(2)
+	r.lane().Fin(2, 0)
 	r.lane().Flush()
 	r.wait("the refusal", func() bool { return r.closed[2].How == frame.ClosedRejected })
-	r.lane().Fin(0)
+	r.lane().Fin(0, 0)
 	r.lane().Flush()
 	r.wait("a free place", func() bool { return r.closed[0].How == frame.ClosedBoth })
 	r.open(5)
-	r.lane().Fin(5)
+	r.lane().Fin(5, 0)
 	r.lane().Flush()
 	r.wait("the next session", func() bool { return r.closed[5].How == frame.ClosedBoth })
 }

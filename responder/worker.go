@@ -120,9 +120,13 @@ func (w *worker) take(b *batch) {
 				s.Data(&d, w.now)
 			}
 		case frame.TypeFin:
-			s.Fin(replay.SeenUnknown, w.now)
+			if e, ok := frame.ParseEnd(b.data[it.at : it.at+it.len]); ok {
+				s.Fin(e.Seen, w.now)
+			}
 		case frame.TypeReset:
-			s.Reset(replay.SeenUnknown, w.now)
+			if e, ok := frame.ParseEnd(b.data[it.at : it.at+it.len]); ok {
+				s.Reset(e.Seen, w.now)
+			}
 		case frame.TypeAbort:
 			s.Abort(w.now)
 		default: // the reader lets no other through

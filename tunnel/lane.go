@@ -17,9 +17,9 @@ const (
 
 	defaultQueue = 4 << 20
 	minQueue     = 1 << 20 // room for the longest frame
-	// endReserve is kept beyond the queue for Fin, Reset and Abort: 29,000 flows
+	// endReserve is kept beyond the queue for Fin, Reset and Abort: 24,000 flows
 	// can be ended while the queue is full.
-	endReserve = 256 << 10
+	endReserve = 384 << 10
 
 	// freeChunks are kept for use; more, left by a jam, go to the collector.
 	freeChunks = 16
@@ -128,18 +128,21 @@ func (l *Lane) Data(flow uint32, seen uint64, time int64, payload []byte) bool {
 	}
 }
 
-// Fin says that the client closed its side.
-func (l *Lane) Fin(flow uint32) bool { return l.empty(frame.TypeFin, flow) }
+// Fin says that the client closed its side, when it had acknowledged seen bytes
+// of answers.
+func (l *Lane) Fin(flow uint32, seen uint64) bool { return l.end(frame.TypeFin, flow, seen) }
 
-// Reset says that the client reset the connection.
-func (l *Lane) Reset(flow uint32) bool { return l.empty(frame.TypeReset, flow) }
+// Reset says that the client reset the connection, when it had acknowledged seen
+// bytes of answers.
+func (l *Lane) Reset(flow uint32, seen uint64) bool { return l.end(frame.TypeReset, flow, seen) }
 
-func (l *Lane) empty(t frame.Type, flow uint32) bool {
-	if !l.admits(frame.HeaderLen, l.size+endReserve) {
+func (l *Lane) end(t frame.Type, flow uint32, seen uint64) bool {
+	const n = frame.HeaderLen + 8
+	if !l.admits(n, l.size+endReserve) {
 		return false
 	}
-	l.reserve(frame.HeaderLen)
-	l.cur = frame.AppendEmpty(l.cur, t, flow)
+	l.reserve(n)
+	l.cur = frame.AppendEnd(l.cur, t, flow, &frame.End{Seen: seen})
 	l.flushFull()
 	return true
 }

@@ -32,7 +32,7 @@ func TestQueueFull(t *testing.T) {
 		t.Error("Open is taken though Data is not")
 	}
 	ends := 0
-	for l.Fin(uint32(ends)) {
+	for l.Fin(uint32(ends), 0) {
 		ends++
 	}
 	if ends < 20_000 {
@@ -107,7 +107,7 @@ func TestLaneDoesNotAllocate(t *testing.T) {
 	step := func() {
 		// What a shard does for a packet. The flushes in between, here one in 40
 		// frames, are QUIC's and may allocate.
-		for !l.Open(1, open) || !l.Data(1, 2, 3, payload) || !l.Fin(1) || !l.Reset(1) || !l.Abort(1, frame.AbortIdle) {
+		for !l.Open(1, open) || !l.Data(1, 2, 3, payload) || !l.Fin(1, 2) || !l.Reset(1, 2) || !l.Abort(1, frame.AbortIdle) {
 			runtime.Gosched()
 		}
 		l.Returns()
@@ -200,7 +200,7 @@ func TestBadFrames(t *testing.T) {
 		{"a return on a lane", frame.AppendProgress(nil, &frame.Progress{}), "type 68: unknown frame type"},
 		{"nonsense", []byte{0xee, 1, 2, 3, 4, 5, 6, 7}, "type 238: unknown frame type"},
 		{"too long", []byte{2, 0xff, 0xff, 0xff, 0, 0, 0, 0}, "length does not fit"},
-		{"frames after Bye", frame.AppendEmpty(frame.AppendEmpty(nil, frame.TypeBye, 0), frame.TypeFin, 1), "frames after Bye"},
+		{"frames after Bye", frame.AppendEmpty(frame.AppendEmpty(nil, frame.TypeBye, 0), frame.TypeBye, 0), "frames after Bye"},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -221,7 +221,7 @@ func TestBadFrames(t *testing.T) {
 
 func TestBadReturns(t *testing.T) {
 	c, p := pair(t, ClientConfig{})
-	p.Lane(0).Return(frame.AppendEmpty(nil, frame.TypeFin, 1), true, true)
+	p.Lane(0).Return(frame.AppendEnd(nil, frame.TypeFin, 1, &frame.End{}), true, true)
 	s := c.current()
 	<-s.done
 	if !errors.Is(s.err, ErrProtocol) {

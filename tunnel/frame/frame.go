@@ -39,7 +39,7 @@ var (
 	ErrLength = errors.New("frame length does not fit its type")
 )
 
-// AppendEmpty appends a frame without body: Fin, Reset, Bye, ReturnBye.
+// AppendEmpty appends a frame without body: Bye, ReturnBye.
 func AppendEmpty(b []byte, t Type, flow uint32) []byte {
 	return appendHeader(b, t, flow, 0)
 }
@@ -87,7 +87,9 @@ func check(t Type, n int) error {
 		least, most = closedLen, closedLen
 	case TypeProgress:
 		least, most = progressLen, progressLen
-	case TypeFin, TypeReset, TypeBye, TypeReturnBye:
+	case TypeFin, TypeReset:
+		least, most = endLen, endLen
+	case TypeBye, TypeReturnBye:
 	default:
 		return ErrType
 	}

@@ -53,8 +53,8 @@ func examples() []example {
 	return []example{
 		{"Open", AppendOpen(nil, 7, open), *open},
 		{"Data", AppendData(nil, 7, data), *data},
-		{"Fin", AppendEmpty(nil, TypeFin, 7), nil},
-		{"Reset", AppendEmpty(nil, TypeReset, 7), nil},
+		{"Fin", AppendEnd(nil, TypeFin, 7, &End{300}), End{300}},
+		{"Reset", AppendEnd(nil, TypeReset, 7, &End{300}), End{300}},
 		{"Abort", AppendAbort(nil, 7, &Abort{AbortIdle}), Abort{AbortIdle}},
 		{"Bye", AppendEmpty(nil, TypeBye, 0), nil},
 		{"TargetHeader", AppendTargetHeader(nil, 7, header), *header},
@@ -72,6 +72,8 @@ func parse(t Type, body []byte) (x any, ok bool) {
 		x, ok = pack(ParseOpen(body))
 	case TypeData:
 		x, ok = pack(ParseData(body))
+	case TypeFin, TypeReset:
+		x, ok = pack(ParseEnd(body))
 	case TypeAbort:
 		x, ok = pack(ParseAbort(body))
 	case TypeTargetHeader:
@@ -97,6 +99,8 @@ func appendAny(t Type, flow uint32, x any) []byte {
 		return AppendOpen(nil, flow, &x)
 	case Data:
 		return AppendData(nil, flow, &x)
+	case End:
+		return AppendEnd(nil, t, flow, &x)
 	case Abort:
 		return AppendAbort(nil, flow, &x)
 	case TargetHeader:
@@ -180,7 +184,8 @@ func TestNextRefuses(t *testing.T) {
 		{"type zero", 0x00_000000, ErrType},
 		{"type between lane and returns", 0x07_000000, ErrType},
 		{"type after the last", 0x46_000000, ErrType},
-		{"fin with a body", uint32(TypeFin)<<24 | 1, ErrLength},
+		{"bye with a body", uint32(TypeBye)<<24 | 1, ErrLength},
+		{"fin without a body", uint32(TypeFin) << 24, ErrLength},
 		{"open too short", uint32(TypeOpen)<<24 | 63, ErrLength},
 		{"data without its fixed part", uint32(TypeData)<<24 | 15, ErrLength},
 		{"longest data", uint32(TypeData)<<24 | MaxPayload + 16, ErrShort},

@@ -7,8 +7,8 @@ type Type uint8
 const (
 	TypeOpen  Type = 1 + iota // a flow begins: [Open]
 	TypeData                  // bytes the client sent: [Data]
-	TypeFin                   // the client closed its side: empty body
-	TypeReset                 // the client reset the connection: empty body
+	TypeFin                   // the client closed its side: [End]
+	TypeReset                 // the client reset the connection: [End]
 	TypeAbort                 // the copier gives the flow up: [Abort]
 	TypeBye                   // no frame follows on this lane: empty body, flow 0
 )
