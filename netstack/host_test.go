@@ -91,6 +91,25 @@ func TestPoolThatOverlapsIsRefused(t *testing.T) {
 	}
 }
 
+// A strict reverse path filter does not stand in the way: each source address has
+// its route through the device.
+func TestStrictReversePathFilter(t *testing.T) {
+	ns := testnet.New(t, "netstack")
+	for _, key := range []string{"net.ipv4.conf.all.rp_filter", "net.ipv4.conf.default.rp_filter"} {
+		if err := ns.Sysctl(key, "1"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	h := &host{ns: ns}
+	h.open(t, Config{Loopback: true})
+	target := h.serve(t, "127.0.0.1:0", echo)
+	s := &sender{data: []byte("x"), fin: true}
+	c := h.dial(t, client(1), target, 0)
+	c.Session = s.event
+	h.await(t, "echo", func() bool { return s.eof })
+	c.Release()
+}
+
 func TestConfigIsChecked(t *testing.T) {
 	testnet.RequireRoot(t)
 	for _, cfg := range []Config{

@@ -86,7 +86,7 @@ func (o *out) add(c *Conn, pkt *stack.PacketBuffer) {
 func (o *out) begin() { o.inline.Store(true) }
 
 // done writes what the operation has queued. What add queues from now on wakes
-// the writer again; what it queued before has been seen here.
+// the writer again; what it queued before is seen here.
 func (o *out) done() {
 	o.inline.Store(false)
 	if !o.writing.TryLock() {
@@ -136,22 +136,17 @@ func (o *out) run(stop <-chan struct{}) {
 	}
 }
 
-// drain writes until the queue is empty; the caller holds writing.
+// drain writes what is queued at this moment; the caller holds writing.
 func (o *out) drain() {
-	for {
-		o.mu.Lock()
-		batch := o.queue
-		o.queue = o.spare[:0]
-		o.mu.Unlock()
-		for i, p := range batch {
-			o.write(p)
-			batch[i] = outPacket{}
-		}
-		o.spare = batch
-		if len(batch) == 0 {
-			return
-		}
+	o.mu.Lock()
+	batch := o.queue
+	o.queue = o.spare[:0]
+	o.mu.Unlock()
+	for i, p := range batch {
+		o.write(p)
+		batch[i] = outPacket{}
 	}
+	o.spare = batch
 }
 
 // write translates one packet and gives it to the kernel; it takes over p's
