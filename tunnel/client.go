@@ -154,13 +154,14 @@ func (c *Client) adopt(s *session) error {
 	c.session = s
 	c.mu.Unlock()
 	epoch := c.epoch.Add(1)
-	c.log.Info("tunnel is up", "remote", s.remote(), "lanes", len(c.lanes), "connections", len(s.links))
 	s.start(c.lanes, epoch, &c.returned, func(err error) {
 		if !errors.Is(err, ErrClosed) {
 			c.setError(fmt.Errorf("tunnel: %w", err))
 			c.log.Warn("tunnel is down", "remote", s.remote(), "err", err)
 		}
 	})
+	// Only now: whoever waits for this line may rely on the lanes.
+	c.log.Info("tunnel is up", "remote", s.remote(), "lanes", len(c.lanes), "connections", len(s.links))
 	return nil
 }
 
