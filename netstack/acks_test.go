@@ -47,6 +47,12 @@ func TestHeldAckLeaves(t *testing.T) {
 	h.await(t, "greeting", func() bool { return s.got == 8 })
 	server := <-conns
 	h.await(t, "acknowledgement", func() bool { return unsent(t, server) == 0 })
+	// One more small segment, now that the handshake is long over: no event of the
+	// owner's follows that could set its ACK free.
+	if _, err := server.Write([]byte("more")); err != nil {
+		t.Fatal(err)
+	}
+	h.await(t, "second acknowledgement", func() bool { return unsent(t, server) == 0 })
 	_ = server.Close()
 	c.Release()
 }

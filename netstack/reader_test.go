@@ -109,6 +109,9 @@ func TestHandshakeWithoutKernel(t *testing.T) {
 			}
 		}
 
+		if got := checksum(syn[virtioHdr:]); got != 0xffff {
+			t.Errorf("TCP checksum sums up to %#x when finished", got)
+		}
 		alien := answer(syn, packet.SYN|packet.ACK, 1000)
 		alien[12] ^= 1 // another target's address
 		r.take(alien, 5)
@@ -123,6 +126,48 @@ func TestHandshakeWithoutKernel(t *testing.T) {
 		c.Release()
 		s.Ready(nil)
 	}
+}
+
+// checksum finishes the TCP checksum of a packet as the kernel would, and returns
+// the sum over pseudo-header and segment, 0xffff when it is right.
+func checksum(b []byte) uint16 {
+	at, addrs := ip4Header, b[12:20]
+	if b[0]>>4 == 6 {
+		at, addrs = ip6Header, b[8:40]
+	}
+	sum := func(p []byte) (s uint32) {
+		for i := 0; i < len(p); i += 2 {
+			s += uint32(binary.BigEndian.Uint16(p[i:]))
+		}
+		return s
+	}
+	t := bytes.Clone(b[at:])
+	binary.BigEndian.PutUint16(t[tcpCsumAt:], ^fold(sum(t))) // of all, the partial sum included
+	return fold(sum(t) + sum(addrs) + protoTCP + uint32(len(t)))
+}
+
+// An acknowledgement of what was never sent, of another connection on the tuple,
+// does not count.
+func TestWildAckIsIgnored(t *testing.T) {
+	n, r, w := unplugged(t)
+	target := netip.MustParseAddrPort("10.0.0.1:80")
+	l, err := n.Acquire(client(1), false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, err := n.stacks[0].Dial(l, target, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	wild := answer(w.packets[0], packet.ACK, 1)
+	ack := wild[ip4Header+8:]
+	binary.BigEndian.PutUint32(ack, binary.BigEndian.Uint32(ack)+5000)
+	r.take(wild, 0)
+	if got := c.acked.Load(); got != 0 {
+		t.Errorf("%d bytes acknowledged before any was sent", got)
+	}
+	c.Release()
+	n.stacks[0].Ready(nil)
 }
 
 // A FIN to nobody is acknowledged; other strays are met with silence.
