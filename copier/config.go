@@ -19,7 +19,7 @@ type Config struct {
 	Invite      tunnel.Invite
 	Server      string   // host[:port] instead of the invite's addresses, "" none
 	Interfaces  []string // empty: all that are up
-	Shards      int      // 0: one for each CPU, at most 4
+	Shards      int      // 0: one for every 4 CPUs, 1 to 4
 	Connections int      // QUIC connections, 0: 1
 	Drain       time.Duration
 	ReportFile  string // JSON ledger, "" none
@@ -34,12 +34,10 @@ type Config struct {
 // Defaults and bounds.
 const (
 	maxShards     = 64
-	defaultShards = 4        // at most: one copies 200,000 requests/s
-	ringBudget    = 16 << 20 // over all shards
-	ringLeast     = 2 << 20
-	ringStep      = 1 << 20
-	queueBudget   = 16 << 20 // what may wait for the network, over all lanes
-	queueLeast    = 1 << 20
+	defaultShards = 4        // at most, one for every 4 CPUs: one copies 200,000 requests/s
+	ringBytes     = 16 << 20 // of a shard
+	queueBudget   = 64 << 20 // what may wait for the network, over all lanes; memory only while it does
+	queueLeast    = 4 << 20
 
 	statusEvery = 10 * time.Second
 	finishWait  = 3 * time.Second // for the responder's accounts
@@ -57,7 +55,7 @@ func (cfg Config) populate() (Config, error) {
 		cfg.Ready = func() {}
 	}
 	if cfg.Shards == 0 {
-		cfg.Shards = min(runtime.GOMAXPROCS(0), defaultShards)
+		cfg.Shards = min(max(runtime.GOMAXPROCS(0)/4, 1), defaultShards)
 	}
 	if cfg.Connections == 0 {
 		cfg.Connections = 1
@@ -77,14 +75,19 @@ func (cfg Config) populate() (Config, error) {
 	return cfg, nil
 }
 
-// capture returns the configuration of the rings, which share ringBudget: at low
-// rates that is a block for each of 128 ms divided by the shards, so long may a
-// reader be without CPU before packets are lost.
+// retire is how long a packet waits for its block at most. It is the copier's
+// largest cost at low rates, a wake-up each time, and the ring's depth in time:
+// each uses up a block of 128 KiB, so a reader may be without CPU for 128 times as
+// long before packets are lost.
+const retire = 2 * time.Millisecond
+
+// capture returns the configuration of the rings.
 func (cfg *Config) capture() capture.Config {
 	c := capture.Config{
 		Interfaces: cfg.Interfaces,
 		Rings:      cfg.Shards,
-		RingBytes:  max(ringBudget/cfg.Shards/ringStep*ringStep, ringLeast),
+		RingBytes:  ringBytes,
+		Retire:     retire,
 		Log:        cfg.Log,
 	}
 	for _, m := range cfg.Maps {

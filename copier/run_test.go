@@ -334,16 +334,3 @@ func TestConfigIsChecked(t *testing.T) {
 		}
 	}
 }
-
-// All rings together stay within their budget, and each holds some blocks.
-func TestRingSizes(t *testing.T) {
-	for shards, want := range map[int]int{1: 16 << 20, 2: 8 << 20, 3: 5 << 20, 4: 4 << 20, 64: 2 << 20} {
-		cfg, err := Config{Maps: testMaps().maps, Shards: shards}.populate()
-		if err != nil {
-			t.Fatal(err)
-		}
-		if got := cfg.capture().RingBytes; got != want {
-			t.Errorf("%d shards: rings of %d bytes, want %d", shards, got, want)
-		}
-	}
-}

@@ -56,7 +56,7 @@ func (r *raw) flags() *pflag.FlagSet {
 	fs.StringVarP(&r.server, "server", "s", "", "reach the responder at `host[:port]` instead of the invite's address; or the invite itself")
 	fs.StringVar(&r.inviteFile, "invite-file", "", "`FILE` with the responder's invite (otherwise from $"+inviteEnv+")")
 	fs.StringSliceVar(&c.Interfaces, "interface", nil, "capture on `IFACE[,...]` (default: all that are up)")
-	fs.IntVar(&c.Shards, "shards", 0, "capture rings and lanes, `N` (default: one for each CPU, at most 4)")
+	fs.IntVar(&c.Shards, "shards", 0, "capture rings and lanes, `N` (default: one for every 4 CPUs, 1 to 4)")
 	fs.IntVar(&c.Connections, "connections", 1, "QUIC connections, `N`, that the lanes are spread over; for long paths that lose packets")
 	fs.DurationVar(&c.Drain, "drain", 5*time.Second, "how long live flows may go on after SIGINT or SIGTERM")
 	fs.StringVar(&c.ReportFile, "report", "", "write the final ledger as JSON to `FILE`")
