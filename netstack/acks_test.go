@@ -2,8 +2,10 @@ package netstack
 
 import (
 	"bytes"
+	"encoding/binary"
 	"io"
 	"net"
+	"net/netip"
 	"strings"
 	"testing"
 	"time"
@@ -47,14 +49,42 @@ func TestHeldAckLeaves(t *testing.T) {
 	h.await(t, "greeting", func() bool { return s.got == 8 })
 	server := <-conns
 	h.await(t, "acknowledgement", func() bool { return unsent(t, server) == 0 })
-	// One more small segment, now that the handshake is long over: no event of the
-	// owner's follows that could set its ACK free.
-	if _, err := server.Write([]byte("more")); err != nil {
-		t.Fatal(err)
-	}
-	h.await(t, "second acknowledgement", func() bool { return unsent(t, server) == 0 })
 	_ = server.Close()
 	c.Release()
+}
+
+// So does one that no event of the owner's sets free, long after the handshake.
+func TestHeldAckLeavesByItsTimer(t *testing.T) {
+	n, r, w := unplugged(t)
+	l, err := n.Acquire(client(1), false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := n.stacks[0]
+	c, err := s.Dial(l, netip.MustParseAddrPort("10.0.0.1:80"), 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	syn := w.take(t, 1)[0]
+	r.take(answer(syn, packet.SYN|packet.ACK, 100), 0)
+	for c.State() == Connecting {
+		<-s.Wake()
+		s.Ready(nil)
+	}
+	s.Ready(nil)
+	s.Ready(nil) // the end of the handshake leaves at the latest now
+	w.take(t, 1)
+	for i := range 3 {
+		b := answer(syn, packet.ACK|packet.PSH, 101+uint32(i))
+		binary.BigEndian.PutUint16(b[2:], uint16(len(b))+1) // a byte of payload, which nobody reads
+		r.take(b, 0)
+		if got := w.take(t, 1)[0]; binary.BigEndian.Uint32(got[virtioHdr+ip4Header+8:]) != 102+uint32(i) {
+			t.Errorf("byte %d: acknowledged %d", i, binary.BigEndian.Uint32(got[virtioHdr+ip4Header+8:]))
+		}
+	}
+	c.Abort()
+	c.Release()
+	s.Ready(nil)
 }
 
 // unsent returns how many bytes the kernel has not seen acknowledged.

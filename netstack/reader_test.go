@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/binary"
 	"net/netip"
+	"sync"
 	"testing"
 	"time"
 
@@ -11,13 +12,41 @@ import (
 )
 
 // wire is a TUN queue that keeps what is written to it.
-type wire struct{ packets [][]byte }
+type wire struct {
+	mu      sync.Mutex
+	packets [][]byte
+}
 
 func (w *wire) Read([]byte) (int, error) { panic("nobody reads") }
 
 func (w *wire) Write(b []byte) (int, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
 	w.packets = append(w.packets, bytes.Clone(b))
 	return len(b), nil
+}
+
+// take waits for at least n packets and returns all that were written since the
+// last call.
+func (w *wire) take(tb testing.TB, n int) [][]byte {
+	tb.Helper()
+	end, poll := time.After(deadline), time.NewTicker(time.Millisecond)
+	defer poll.Stop()
+	for {
+		w.mu.Lock()
+		if len(w.packets) >= n {
+			defer w.mu.Unlock()
+			p := w.packets
+			w.packets = nil
+			return p
+		}
+		w.mu.Unlock()
+		select {
+		case <-poll.C:
+		case <-end:
+			tb.Fatalf("waited in vain for %d packets", n)
+		}
+	}
 }
 
 // unplugged returns a Net without a device, its reader, and what it writes. No
@@ -88,11 +117,12 @@ func TestHandshakeWithoutKernel(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if len(w.packets) != 1 {
-			t.Fatalf("%d packets after Dial, want the SYN", len(w.packets))
+		sent := w.take(t, 0)
+		if len(sent) != 1 {
+			t.Fatalf("%d packets after Dial, want the SYN", len(sent))
 		}
 		var v packet.View
-		syn := w.packets[0]
+		syn := sent[0]
 		if f := v.Parse(syn[virtioHdr:], len(syn)); f != packet.OK || v.Flags != packet.SYN {
 			t.Fatalf("first packet: %v, flags %x", f, v.Flags)
 		}
@@ -159,7 +189,7 @@ func TestWildAckIsIgnored(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	wild := answer(w.packets[0], packet.ACK, 1)
+	wild := answer(w.take(t, 1)[0], packet.ACK, 1)
 	ack := wild[ip4Header+8:]
 	binary.BigEndian.PutUint32(ack, binary.BigEndian.Uint32(ack)+5000)
 	r.take(wild, 0)
@@ -183,25 +213,26 @@ func TestStrays(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		syn := w.packets[0]
+		syn := w.take(t, 1)[0]
 		c.Release()
 		n.stacks[0].Ready(nil)
 		if n.stacks[0].Len() != 0 {
 			t.Fatal("conn is still there")
 		}
-		w.packets = nil
+		w.take(t, 0)
 		r.take(answer(syn, packet.SYN|packet.ACK, 7), 0)
 		r.take(answer(syn, packet.ACK|packet.PSH, 7), 0)
 		r.take(answer(syn, packet.RST, 7), 0)
-		if len(w.packets) != 0 {
-			t.Fatalf("%d packets answer strays", len(w.packets))
+		if sent := w.take(t, 0); len(sent) != 0 {
+			t.Fatalf("%d packets answer strays", len(sent))
 		}
 		r.take(answer(syn, packet.FIN|packet.ACK, 7), 0)
-		if len(w.packets) != 1 {
-			t.Fatalf("%d packets answer a FIN", len(w.packets))
+		sent := w.take(t, 0)
+		if len(sent) != 1 {
+			t.Fatalf("%d packets answer a FIN", len(sent))
 		}
 		var v packet.View
-		if f := v.Parse(w.packets[0][virtioHdr:], 0); f != packet.OK || v.Flags != packet.ACK || v.Ack != 8 ||
+		if f := v.Parse(sent[0][virtioHdr:], 0); f != packet.OK || v.Flags != packet.ACK || v.Ack != 8 ||
 			netip.AddrPortFrom(v.Src.Netip(), v.SrcPort) != l.Client || netip.AddrPortFrom(v.Dst.Netip(), v.DstPort) != addr {
 			t.Errorf("answer to a FIN: %v %+v", f, v)
 		}
@@ -223,17 +254,17 @@ func FuzzReader(f *testing.F) {
 		if _, err := n.stacks[0].Dial(l, addr, 0); err != nil {
 			f.Fatal(err)
 		}
-		syn := w.packets[len(w.packets)-1]
+		syn := w.take(f, 1)[0]
 		f.Add(answer(syn, packet.SYN|packet.ACK, 99))
 		f.Add(answer(syn, packet.FIN|packet.ACK, 99))
 		f.Add(syn[virtioHdr:])
 		f.Add(append([]byte{0x45, 0, 0, 88, 0, 0, 0, 0, 64, 1, 0, 0, 10, 0, 0, 1, 198, 18, 0, 1, 3, 13, 0, 0, 0, 0, 0, 0}, syn[virtioHdr:]...))
 	}
-	f.Fuzz(func(_ *testing.T, b []byte) {
+	f.Fuzz(func(t *testing.T, b []byte) {
 		if len(b) > 0 {
 			r.take(b, 1)
 		}
 		n.stacks[0].Ready(nil)
-		w.packets = nil
+		w.take(t, 0)
 	})
 }
