@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"slices"
 	"strings"
 	"time"
 
@@ -42,8 +43,8 @@ func setUpEnds(a *NS, devA, cidrA string, b *NS, devB, cidrB string) error {
 	return errors.Join(a.settle(devA), b.settle(devB))
 }
 
-// settle waits until the kernel has given dev its link-local address: it does so
-// some time after both ends are up, and changes addresses and routes then.
+// settle waits until the kernel has done what it does some time after a device is
+// up and has addresses: given it a link-local one, and made all of them local.
 func (n *NS) settle(dev string) error {
 	if _, err := os.Stat("/proc/sys/net/ipv6"); err != nil {
 		return nil //nolint:nilerr // without IPv6 there is nothing to wait for
@@ -53,17 +54,35 @@ func (n *NS) settle(dev string) error {
 		return fmt.Errorf("%s: %s: %w", n.name, dev, err)
 	}
 	for deadline := time.Now().Add(5 * time.Second); time.Now().Before(deadline); <-time.After(time.Millisecond) {
-		addrs, err := n.nl.AddrList(link, netlink.FAMILY_V6)
-		if err != nil {
-			return fmt.Errorf("%s: addresses of %s: %w", n.name, dev, err)
-		}
-		for _, a := range addrs {
-			if a.IP.IsLinkLocalUnicast() && a.Flags&unix.IFA_F_TENTATIVE == 0 {
-				return nil
-			}
+		settled, err := n.settled(link)
+		if settled || err != nil {
+			return err
 		}
 	}
-	return fmt.Errorf("%s: %s gets no link-local address", n.name, dev)
+	return fmt.Errorf("%s: addresses of %s cannot be used", n.name, dev)
+}
+
+func (n *NS) settled(link netlink.Link) (bool, error) {
+	addrs, err := n.nl.AddrList(link, netlink.FAMILY_V6)
+	if err != nil {
+		return false, fmt.Errorf("%s: addresses: %w", n.name, err)
+	}
+	routes, err := n.nl.RouteListFiltered(netlink.FAMILY_V6,
+		&netlink.Route{Table: unix.RT_TABLE_LOCAL}, netlink.RT_FILTER_TABLE)
+	if err != nil {
+		return false, fmt.Errorf("%s: local routes: %w", n.name, err)
+	}
+	linkLocal := false
+	for _, a := range addrs {
+		local := slices.ContainsFunc(routes, func(r netlink.Route) bool {
+			return r.Type == unix.RTN_LOCAL && r.Dst != nil && r.Dst.IP.Equal(a.IP)
+		})
+		if !local || a.Flags&unix.IFA_F_TENTATIVE != 0 {
+			return false, nil
+		}
+		linkLocal = linkLocal || a.IP.IsLinkLocalUnicast()
+	}
+	return linkLocal, nil
 }
 
 // AddAddr gives dev one more address, which can be used at once.
@@ -81,6 +100,9 @@ func (n *NS) AddAddr(dev, cidr string) error {
 	}
 	if err := n.nl.AddrAdd(link, addr); err != nil {
 		return fmt.Errorf("%s: address %s on %s: %w", n.name, cidr, dev, err)
+	}
+	if addr.Flags != 0 && link.Attrs().OperState == netlink.OperUp {
+		return n.settle(dev)
 	}
 	return nil
 }
