@@ -216,6 +216,11 @@ func TestThousandShortConnectionsASecond(t *testing.T) {
 	end(s.make(traffic.Load{Name: "short", Clients: 100, Rounds: 50, Requests: 1, Rate: 1000}, s.dialer(port)))
 }
 
+func TestShortConnectionsAsFastAsTheClientsCanGo(t *testing.T) {
+	s, _, _, end := httpScene(t, testnet.LabConfig{})
+	end(s.make(traffic.Load{Name: "short", Clients: 50, Rounds: 200, Requests: 1}, s.dialer(port)))
+}
+
 // Nothing on the online host waits for the copy, so the copy has to keep up.
 func TestKeepAliveAsFastAsTheClientsCanGo(t *testing.T) {
 	s := newScene(t, testnet.LabConfig{})
