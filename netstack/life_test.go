@@ -50,8 +50,8 @@ func TestTenThousandConnectionsAtOnce(t *testing.T) {
 	}
 }
 
-// Each short connection gets a tuple of its own; none meets the target's
-// TIME_WAIT of an earlier one, which would show as a challenge ACK.
+// Each short connection gets a tuple of its own, although the client uses its
+// ports again; none meets the target's TIME_WAIT of an earlier one.
 func TestShortConnectionsFromOneAddress(t *testing.T) {
 	const conns = 20_000
 	h := open(t, Config{Pool: []netip.Prefix{netip.MustParsePrefix("198.18.7.7/32")}, Shards: 2})
@@ -61,9 +61,14 @@ func TestShortConnectionsFromOneAddress(t *testing.T) {
 		_ = c.Close() // first: TIME_WAIT stays here
 	})
 	open, done := 0, 0
+	used := map[tupleKey]bool{}
 	for i := 0; done < conns; {
 		for ; open < 100 && i < conns; i++ {
-			c := h.dial(t, netip.AddrPortFrom(netip.AddrFrom4([4]byte{192, 0, 2, 1}), uint16(i)), target, 0)
+			c := h.dial(t, netip.AddrPortFrom(netip.AddrFrom4([4]byte{192, 0, 2, 1}), uint16(i%5000)), target, 0)
+			if used[c.key] {
+				t.Fatalf("connection %d: tuple used before", i)
+			}
+			used[c.key] = true
 			s := &sender{data: []byte("ping")}
 			c.Session = func(c *Conn) {
 				if s.event(c); s.eof || c.State() > Established {
