@@ -150,11 +150,30 @@ func TestEnds(t *testing.T) {
 			b.feed(c.data("a"))
 			c.data("missed")
 			b.feed(c.data("b"))
-			b.wait(3 * time.Second)
+			b.wait(3 * time.Minute)
 			b.feed(c.data("c"))
 		}, "a", "abort:capture_hole", func(b *bench) bool {
 			return b.book.Client.Dropped[report.CaptureHole].Bytes == 2 && b.book.Client.Missing == 6
 		}},
+
+		// The server has not acknowledged it either: the client will send it again.
+		{"lost on its way, sent again after a long RTO", func(b *bench, c *conn) {
+			lost, next := c.data("a"), c.data("b")
+			b.feed(next)
+			b.wait(time.Minute)
+			b.feed(lost, c.fin(), c.serverFin())
+		}, "ab", "fin", func(b *bench) bool { return b.book.Client.Missing == 0 }},
+
+		{"hole of a flow whose server is not seen", func(b *bench, c *conn) {
+			b.session() // the handshake was seen; forget that
+			for _, r := range b.table.All() {
+				r.synAck = 0
+			}
+			b.feed(c.data("a"))
+			c.data("missed")
+			b.feed(c.data("b"))
+			b.wait(4 * time.Second)
+		}, "a", "abort:capture_hole", func(b *bench) bool { return b.book.Client.Missing == 6 }},
 
 		{"segments out of order", func(b *bench, c *conn) {
 			x, y, z := c.data("x"), c.data("y"), c.data("z")

@@ -11,11 +11,12 @@ type limits struct {
 	// handshake is how long a SYN may go without anything of its flow following:
 	// a little more than the longest pause between two SYNs of Linux, 64 s.
 	handshake time.Duration
-	// reorder is how long a segment may wait for what is before it. The client
-	// sends a lost one again after its RTO, 0.2 to 1 s on most paths; but what the
-	// server has and the capture missed is found by the server's ACKs, so this
-	// needs no hurry.
-	reorder time.Duration
+	// reorder is how long a segment may wait for what is before it, and blind the
+	// same where the server's packets are not captured. What the server has and the
+	// capture missed is found at once by the server's ACKs; what it has not either
+	// the client sends again, after an RTO that doubles up to 2 minutes (RFC 6298).
+	// Without the ACKs the two cannot be told apart.
+	reorder, blind time.Duration
 	// idle is how long a flow may show nothing at all. Connections may be idle for
 	// long and alive; the kernels' own keep-alive asks after 2 hours, and its
 	// probes are captured like everything else.
@@ -23,7 +24,7 @@ type limits struct {
 }
 
 func defaultLimits() limits {
-	return limits{handshake: 75 * time.Second, reorder: time.Second, idle: 2*time.Hour + 10*time.Minute}
+	return limits{handshake: 75 * time.Second, reorder: 130 * time.Second, blind: 2 * time.Second, idle: 2*time.Hour + 10*time.Minute}
 }
 
 // sweepLeast is how many slots a sweep looks at, at least; a tenth of all
@@ -58,7 +59,11 @@ func (s *shard) inspect(slot uint32, r *record, now int64) {
 			s.refuse(slot, r, report.NeverEstablished)
 		}
 	case r.state.open():
-		if since, ok := r.asm.Oldest(s.store); ok && time.Duration(now-since) > s.limit.reorder {
+		wait := s.limit.reorder
+		if r.synAck == 0 {
+			wait = s.limit.blind
+		}
+		if since, ok := r.asm.Oldest(s.store); ok && time.Duration(now-since) > wait {
 			gap, _ := r.asm.Gap(s.store)
 			s.hole(slot, r, gap)
 		} else if still > s.limit.idle {
