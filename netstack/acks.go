@@ -3,6 +3,7 @@ package netstack
 import (
 	"time"
 
+	"gvisor.dev/gvisor/pkg/tcpip/header"
 	"gvisor.dev/gvisor/pkg/tcpip/stack"
 
 	"flowtwin/internal/packet"
@@ -31,6 +32,7 @@ const (
 // ackState is a conn's part.
 type ackState struct {
 	held    *stack.PacketBuffer // a reference, or nil
+	number  uint32              // what held acknowledges
 	due     int64               // when held must leave
 	soon    bool                // in heldAcks.soon
 	last    uint32              // the last number that was sent or queued
@@ -69,8 +71,8 @@ func (h *heldAcks) now() int64 { return int64(time.Since(h.began)) }
 
 // hold reports whether it keeps pkt back. Any packet of the conn makes an ACK
 // that is held back unnecessary, since it carries the same number or a later one.
-func (h *heldAcks) hold(c *Conn, pkt *stack.PacketBuffer, queue *[]outPacket) bool {
-	a, t := &c.acks, tcpOf(pkt)
+func (h *heldAcks) hold(c *Conn, pkt *stack.PacketBuffer, t header.TCP, queue *[]outPacket) bool {
+	a := &c.acks
 	flags := packet.Flags(t.Flags())
 	if !flags.Has(packet.ACK) {
 		return false
@@ -94,7 +96,7 @@ func (h *heldAcks) hold(c *Conn, pkt *stack.PacketBuffer, queue *[]outPacket) bo
 		c.unacked.Store(0)
 		return false
 	}
-	a.held = pkt.IncRef()
+	a.held, a.number = pkt.IncRef(), t.AckNumber()
 	if timing == ackSoon && !a.soon {
 		a.soon = true
 		h.soon = append(h.soon, c)
@@ -113,7 +115,7 @@ func (h *heldAcks) timing(c *Conn, ack uint32) ackTiming {
 	if !a.any {
 		return ackSoon
 	}
-	if a.held != nil && tcpOf(a.held).AckNumber() == ack {
+	if a.held != nil && a.number == ack {
 		return ackNow // a window that opened, or the answer to a probe
 	}
 	switch n := ack - a.last; {
@@ -179,7 +181,7 @@ func (h *heldAcks) release(c *Conn, queue []outPacket) []outPacket {
 	if a.held == nil {
 		return queue
 	}
-	a.last, a.any = tcpOf(a.held).AckNumber(), true
+	a.last, a.any = a.number, true
 	c.unacked.Store(0)
 	queue = append(queue, outPacket{c, a.held})
 	a.held = nil

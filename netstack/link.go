@@ -32,18 +32,19 @@ var (
 func (l *linkEndpoint) WritePackets(pkts stack.PacketBufferList) (int, tcpip.Error) {
 	all := pkts.AsSlice()
 	for _, pkt := range all {
-		if c := l.sessionOf(pkt); c != nil {
-			l.owner.out.add(c, pkt)
+		if c, tcp := l.sessionOf(pkt); c != nil {
+			l.owner.out.add(c, pkt, tcp)
 		}
 	}
 	return len(all), nil
 }
 
-// sessionOf finds the session by the inner source address and port.
-func (l *linkEndpoint) sessionOf(pkt *stack.PacketBuffer) *Conn {
+// sessionOf finds the session by the inner source address and port, and returns
+// the TCP header too, which gVisor takes long to find.
+func (l *linkEndpoint) sessionOf(pkt *stack.PacketBuffer) (*Conn, header.TCP) {
 	t := pkt.TransportHeader().Slice()
 	if pkt.TransportProtocolNumber != header.TCPProtocolNumber || len(t) < tcpHeader {
-		return nil
+		return nil, nil
 	}
 	ip := pkt.NetworkHeader().Slice()
 	var last byte
@@ -53,7 +54,7 @@ func (l *linkEndpoint) sessionOf(pkt *stack.PacketBuffer) *Conn {
 	} else {
 		last, slots = ip[23], &l.owner.v6
 	}
-	return slots.at(slotID(last-innerLocal)<<16 | slotID(binary.BigEndian.Uint16(t)))
+	return slots.at(slotID(last-innerLocal)<<16 | slotID(binary.BigEndian.Uint16(t))), t
 }
 
 // deliver gives a packet of the target to the stack; it takes over the caller's

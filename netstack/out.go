@@ -63,10 +63,11 @@ func (o *out) wake() {
 }
 
 // add queues a packet of conn c, or holds it back when it is an ACK that the
-// next packet can carry. It borrows pkt and takes a reference of its own.
-func (o *out) add(c *Conn, pkt *stack.PacketBuffer) {
+// next packet can carry. It borrows pkt, with its TCP header tcp, and takes a
+// reference of its own.
+func (o *out) add(c *Conn, pkt *stack.PacketBuffer, tcp header.TCP) {
 	o.mu.Lock()
-	if o.closed || o.acks.hold(c, pkt, &o.queue) {
+	if o.closed || o.acks.hold(c, pkt, tcp, &o.queue) {
 		o.mu.Unlock()
 		return
 	}
@@ -224,6 +225,3 @@ func (w *sliceWriter) Write(p []byte) (int, error) {
 	}
 	return n, nil
 }
-
-// tcpOf returns a packet's TCP header.
-func tcpOf(pkt *stack.PacketBuffer) header.TCP { return header.TCP(pkt.TransportHeader().Slice()) }
