@@ -18,7 +18,7 @@ const (
 
 	returnQueue  = 2 << 20 // returns that may be dropped are refused beyond it
 	returnFlush  = 16 << 10
-	returnWait   = 10 * time.Millisecond
+	returnWait   = 25 * time.Millisecond
 	returnKeep   = 256 << 10 // larger buffers, left by a jam, go to the collector
 	returnPieces = 32 << 10  // written to QUIC at once
 )
