@@ -19,7 +19,8 @@ type fakeNet struct {
 
 	mu        sync.Mutex
 	leased    int
-	got       map[netip.AddrPort]*bytes.Buffer // by client
+	got       map[netip.AddrPort]*bytes.Buffer  // by client
+	dialled   map[netip.AddrPort]netip.AddrPort // target by client
 	exhausted bool
 }
 
@@ -31,7 +32,7 @@ type target struct {
 }
 
 func newFakeNet(shards int, tg target) *fakeNet {
-	n := &fakeNet{target: tg, got: make(map[netip.AddrPort]*bytes.Buffer)}
+	n := &fakeNet{target: tg, got: make(map[netip.AddrPort]*bytes.Buffer), dialled: make(map[netip.AddrPort]netip.AddrPort)}
 	for range shards {
 		n.stacks = append(n.stacks, &fakeStack{net: n, wake: make(chan struct{}, 1)})
 	}
@@ -91,7 +92,10 @@ func (s *fakeStack) Ready(dst []*session) []*session {
 	return dst
 }
 
-func (s *fakeStack) Dial(l netstack.Lease, _ netip.AddrPort, user uint64, sess *session) (conn, error) {
+func (s *fakeStack) Dial(l netstack.Lease, target netip.AddrPort, user uint64, sess *session) (conn, error) {
+	s.net.mu.Lock()
+	s.net.dialled[l.Client] = target
+	s.net.mu.Unlock()
 	c := &fakeConn{stack: s, user: user, session: sess, client: l.Client}
 	c.act(func() {
 		c.state = replay.ConnEstablished

@@ -33,8 +33,10 @@ func (r *server) run(p peer) {
 		})
 	}
 	helpers.Go(func() { progress(ctx, lanes) })
-	slices.SortFunc(targets, netip.AddrPort.Compare)
-	for _, t := range slices.Compact(targets) {
+	for i, t := range targets { // not sorted: lanes find a target by its number
+		if slices.Contains(targets[:i], t) {
+			continue
+		}
 		helpers.Go(func() {
 			if err := probe(ctx, t); err != nil && ctx.Err() == nil {
 				log.Warn("target is not listening; its sessions are tried all the same", "target", t.String(), "err", err)

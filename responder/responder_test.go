@@ -32,7 +32,8 @@ type rig struct {
 	said   bool // ReturnBye... of lane 0
 }
 
-func newRig(t *testing.T, cfg Config, n *fakeNet) *rig {
+// newRig's copier has one map, or one for each of the targets.
+func newRig(t *testing.T, cfg Config, n *fakeNet, targets ...string) *rig {
 	t.Helper()
 	id, err := tunnel.LoadIdentity(t.TempDir())
 	if err != nil {
@@ -67,7 +68,7 @@ func newRig(t *testing.T, cfg Config, n *fakeNet) *rig {
 	}()
 	r.client, err = tunnel.NewClient(tunnel.ClientConfig{
 		Invite: id.Invite([]string{srv.Addr().String()}, time.Time{}), Lanes: 1, Name: "test",
-		Maps: []tunnel.Map{{Port: 80, Target: netip.MustParseAddrPort("127.0.0.1:1")}},
+		Maps: maps(targets),
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -90,6 +91,16 @@ func newRig(t *testing.T, cfg Config, n *fakeNet) *rig {
 	return r
 }
 
+func maps(targets []string) (m []tunnel.Map) {
+	if len(targets) == 0 {
+		targets = []string{"127.0.0.1:1"}
+	}
+	for i, t := range targets {
+		m = append(m, tunnel.Map{Port: uint16(80 + i), Target: netip.MustParseAddrPort(t)})
+	}
+	return m
+}
+
 func (r *rig) lane() *tunnel.Lane { return r.client.Lane(0) }
 
 // client returns the address of the client of a flow.
@@ -97,10 +108,12 @@ func client(flow uint32) netip.AddrPort {
 	return netip.AddrPortFrom(netip.MustParseAddr("10.9.8.7"), uint16(1000+flow))
 }
 
-func (r *rig) open(f uint32) {
+func (r *rig) open(f uint32) { r.t.Helper(); r.openMap(f, 0) }
+
+func (r *rig) openMap(f uint32, m uint16) {
 	r.t.Helper()
 	c := client(f)
-	o := &frame.Open{Key: flow.Key{Tuple: flow.Tuple{
+	o := &frame.Open{Map: m, Key: flow.Key{Tuple: flow.Tuple{
 		Client: packet.AddrFrom(c.Addr()), ClientPort: c.Port(), ServerPort: 80,
 	}}}
 	if !r.lane().Open(f, o) {
@@ -209,6 +222,24 @@ func TestFlowsThroughTheTunnel(t *testing.T) {
 	r.wait("the lane's end", func() bool { return r.said })
 	if err := <-done; err != nil {
 		t.Error(err)
+	}
+}
+
+// A flow must reach the target of its own map, whatever the order of the maps.
+func TestEachMapHasItsTarget(t *testing.T) {
+	targets := []string{"127.0.0.3:9", "127.0.0.1:2", "127.0.0.3:9", "127.0.0.2:1", "127.0.0.1:1", "127.0.0.1:2"}
+	n := newFakeNet(2, target{})
+	r := newRig(t, Config{}, n, targets...)
+	for i := range targets {
+		r.openMap(uint32(i), uint16(i))
+		r.lane().Fin(uint32(i), 0)
+	}
+	r.lane().Flush()
+	r.wait("the accounts", func() bool { return len(r.closed) == len(targets) })
+	for i, want := range targets {
+		if got := n.dialled[client(uint32(i))]; got.String() != want {
+			t.Errorf("flow of map %d went to %s, want %s", i, got, want)
+		}
 	}
 }
 
