@@ -86,8 +86,8 @@ func TestWritePid(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if pid, ok := readPid(file); !ok || pid != os.Getpid() {
-		t.Errorf("file names %d, want %d", pid, os.Getpid())
+	if b, err := os.ReadFile(file); err != nil || string(b) != fmt.Sprintln(os.Getpid()) {
+		t.Errorf("file holds %q (%v), want %d", b, err, os.Getpid())
 	}
 	if err := remove(); err != nil {
 		t.Error(err)
@@ -98,24 +98,44 @@ func TestWritePid(t *testing.T) {
 }
 
 // Two daemons with one pid file: the second must not take over the first one's.
-func TestWritePidRefusesLivingProcess(t *testing.T) {
+func TestWritePidRefusesTheOwnersFile(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "pid")
-	if err := os.WriteFile(file, fmt.Appendf(nil, "%d\n", os.Getppid()), 0o644); err != nil {
+	remove, err := WritePid(file)
+	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := WritePid(file); err == nil {
-		t.Error("took the pid file of a living process")
+	if _, err := WritePid(file); err == nil || !strings.Contains(err.Error(), fmt.Sprintf("process %d is running", os.Getpid())) {
+		t.Errorf("the second start got %v", err)
 	}
-	// Of a dead one it may.
-	cmd := exec.Command("true")
-	if err := cmd.Run(); err != nil {
-		t.Skip(err)
+	if b, _ := os.ReadFile(file); string(b) != fmt.Sprintln(os.Getpid()) {
+		t.Errorf("the second start left %q", b)
 	}
-	if err := os.WriteFile(file, fmt.Appendf(nil, "%d\n", cmd.Process.Pid), 0o644); err != nil {
+	if err := remove(); err != nil {
+		t.Error(err)
+	}
+	if remove, err = WritePid(file); err != nil {
+		t.Fatalf("after the first has gone: %v", err)
+	}
+	if err := remove(); err != nil {
+		t.Error(err)
+	}
+}
+
+// After a crash and a reboot the number in the file may be that of any process.
+func TestWritePidReplacesReusedNumber(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "pid")
+	if err := os.WriteFile(file, fmt.Appendf(nil, "%d\n and more text\n", os.Getppid()), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := WritePid(file); err != nil {
-		t.Errorf("stale pid file: %v", err)
+	remove, err := WritePid(file)
+	if err != nil {
+		t.Fatalf("stale pid file: %v", err)
+	}
+	if b, _ := os.ReadFile(file); string(b) != fmt.Sprintln(os.Getpid()) {
+		t.Errorf("file holds %q", b)
+	}
+	if err := remove(); err != nil {
+		t.Error(err)
 	}
 }
 

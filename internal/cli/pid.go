@@ -3,51 +3,67 @@ package cli
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
-	"strconv"
 	"strings"
 	"syscall"
 )
 
-// WritePid writes the process id to file and returns what removes it again. It
-// refuses when the file names another process that is alive; one left behind by
-// a crash is replaced. An empty name does nothing.
+// WritePid writes the process id to file and returns what removes it again. The
+// file is locked as long as the process lives, and one that another process has
+// locked is refused: a number alone, left behind by a crash, may be anybody's by
+// now. An empty name does nothing.
 func WritePid(file string) (remove func() error, err error) {
 	if file == "" {
 		return func() error { return nil }, nil
 	}
-	if pid, ok := readPid(file); ok && pid != os.Getpid() && alive(pid) {
-		return nil, fmt.Errorf("pid file %s: process %d is running", file, pid)
-	}
-	if err := os.WriteFile(file, fmt.Appendf(nil, "%d\n", os.Getpid()), 0o644); err != nil {
+	f, err := lockPid(file)
+	if err != nil {
 		return nil, fmt.Errorf("pid file: %w", err)
 	}
-	return func() error { return removePid(file) }, nil
-}
-
-// removePid removes file if it is still ours.
-func removePid(file string) error {
-	if pid, ok := readPid(file); !ok || pid != os.Getpid() {
-		return nil
+	err = f.Truncate(0)
+	if err == nil {
+		_, err = fmt.Fprintf(f, "%d\n", os.Getpid())
 	}
-	if err := os.Remove(file); err != nil {
-		return fmt.Errorf("pid file: %w", err)
-	}
-	return nil
-}
-
-func readPid(file string) (pid int, ok bool) {
-	b, err := os.ReadFile(file)
 	if err != nil {
-		return 0, false
+		f.Close()
+		return nil, fmt.Errorf("pid file: %w", err)
 	}
-	pid, err = strconv.Atoi(strings.TrimSpace(string(b)))
-	return pid, err == nil && pid > 0
+	return func() error {
+		defer f.Close() // last: who finds the file unlocked must find it gone
+		if err := os.Remove(file); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("pid file: %w", err)
+		}
+		return nil
+	}, nil
 }
 
-// alive asks the kernel with the null signal: EPERM means that there is such a
-// process, of somebody else.
-func alive(pid int) bool {
-	err := syscall.Kill(pid, 0)
-	return err == nil || errors.Is(err, syscall.EPERM)
+// lockPid opens and locks file.
+func lockPid(file string) (*os.File, error) {
+	for {
+		f, err := os.OpenFile(file, os.O_RDWR|os.O_CREATE, 0o644)
+		if err != nil {
+			return nil, err
+		}
+		if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
+			defer f.Close()
+			if !errors.Is(err, syscall.EWOULDBLOCK) {
+				return nil, fmt.Errorf("lock %s: %w", file, err)
+			}
+			var pid [20]byte
+			n, _ := f.Read(pid[:]) // empty when it is just being written
+			return nil, fmt.Errorf("%s: process %s is running", file, strings.TrimSpace(string(pid[:n])))
+		}
+		// Its owner may have removed it between the open and the lock.
+		ours, err := f.Stat()
+		if err == nil {
+			if there, serr := os.Stat(file); serr == nil && os.SameFile(ours, there) {
+				return f, nil
+			}
+		}
+		f.Close()
+		if err != nil {
+			return nil, err
+		}
+	}
 }
