@@ -24,6 +24,7 @@ type Book struct {
 	DeliveredSegments   uint64
 	DroppedSegments     uint64
 	Turns, HeldMax      uint64
+	Settled             uint64 // turns released by the settle time
 	HeadersReturned     uint64
 	HeadersDropped      uint64
 	Queued              int // bytes that wait for targets
@@ -70,6 +71,7 @@ func (b *Book) add(o *Book) {
 	b.DroppedSegments += o.DroppedSegments
 	b.Turns += o.Turns
 	b.HeldMax += o.HeldMax
+	b.Settled += o.Settled
 	b.HeadersReturned += o.HeadersReturned
 	b.HeadersDropped += o.HeadersDropped
 	b.Queued += o.Queued
@@ -102,6 +104,7 @@ func (s *Summary) attrs() []any {
 		n    uint64
 	}{
 		{"dropped_bytes", s.DroppedBytes},
+		{"turns_settled", s.Settled},
 		{"held_max", s.HeldMax},
 		{"headers_dropped", s.HeadersDropped},
 		{"dial_errors", s.DialErrors},
@@ -136,7 +139,7 @@ func (s *Summary) write(w io.Writer) error {
 		err = p("segments   %d delivered, %d dropped\n", s.DeliveredSegments, s.DroppedSegments)
 	}
 	if err == nil {
-		err = p("turns      %d, of which %d released by max-hold\n", s.Turns, s.HeldMax)
+		err = p("turns      %d, of which %d released by the settle time, %d by max-hold\n", s.Turns, s.Settled, s.HeldMax)
 	}
 	if err == nil {
 		err = p("headers    %d returned, %d dropped\n", s.HeadersReturned, s.HeadersDropped)

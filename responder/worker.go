@@ -214,6 +214,7 @@ func (w *worker) Moved(rs *replay.Session, delivered, absorbed uint64) {
 func (w *worker) Closed(rs *replay.Session, c frame.Closed, _ int64) {
 	s := sessionOf(rs)
 	s.acct = c
+	w.book.Settled += rs.Settled()
 	s.conn = nil
 	s.strand.unlink(s)
 	s.strand.ended = append(s.strand.ended, s)

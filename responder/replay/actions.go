@@ -106,8 +106,12 @@ func (s *Session) pass(t turn, v verdict, now int64) {
 		return
 	}
 	s.turnCount++
-	if v == overdue {
+	switch v {
+	case overdue:
 		s.heldMax++
+	case settled:
+		s.settled++
+	case wait, answered:
 	}
 }
 

@@ -36,8 +36,20 @@ const (
 
 // A gate keeps the turns of one session in step. Seen values are the online
 // server's bytes, absorbed ones the target's: mark is where the two meet.
+//
+// A turn that leaves before its answer is complete leaves a debt, the bytes by
+// which mark is ahead of absorbed: the target may only have paused, and what is
+// late must not be taken for the answer of the next turn. Bytes that come pay the
+// debt first. Answers that really are shorter show in one of three ways, and then
+// no debts are made until an answer is as long as online: the target was quiet
+// twice with the debt open; the debt was passed by bytes that lay together, where
+// one answer's end and the next one's beginning would be apart; or it was met
+// exactly by chance, and max-hold passed.
 type gate struct {
 	off        bool
+	owed       bool   // mark was ahead of absorbed when the last turn left
+	differs    bool   // answers are known to be shorter than online
+	misses     uint8  // times that the target was quiet with the debt open
 	seen       uint64 // of the turn released last
 	mark       uint64 // absorbed bytes that correspond to seen
 	absorbed   uint64 // all answer bytes so far
@@ -46,10 +58,17 @@ type gate struct {
 	since      int64  // when the wait that is under way began
 }
 
+// forgive is how often the target is quiet with a debt open until it is forgiven.
+const forgive = 2
+
 // answer notes n absorbed bytes.
 func (g *gate) answer(n int, now int64) {
+	before := g.absorbed
 	g.absorbed += uint64(n)
 	g.lastAnswer = now
+	if g.owed && before < g.mark && g.absorbed > g.mark {
+		g.differs = true
+	}
 }
 
 // need returns how many absorbed bytes answer a turn whose client had seen so
@@ -58,10 +77,16 @@ func (g *gate) need(seen uint64) (bytes uint64, known bool) {
 	if seen == SeenUnknown {
 		return 0, false
 	}
-	if seen <= g.seen {
-		return g.mark, true
+	if seen <= g.seen { // others have left that waited for as much
+		return min(g.mark, g.absorbed), true
 	}
 	return g.mark + (seen - g.seen), true
+}
+
+// begun reports whether the target has begun to answer what was released: bytes
+// came, and not only those that were late.
+func (g *gate) begun() bool {
+	return g.absorbed > g.asked && (!g.owed || g.absorbed != g.mark)
 }
 
 // ask says whether what the client did after it had seen so much may leave now.
@@ -70,7 +95,7 @@ func (g *gate) ask(seen uint64, now int64, c *Config) verdict {
 	switch {
 	case g.off, known && g.absorbed >= need:
 		return answered
-	case g.absorbed > g.asked && now-g.lastAnswer >= int64(c.Settle):
+	case g.begun() && now-g.lastAnswer >= int64(c.Settle):
 		return settled
 	case g.since != 0 && now-g.since >= int64(c.MaxHold):
 		return overdue
@@ -81,7 +106,7 @@ func (g *gate) ask(seen uint64, now int64, c *Config) verdict {
 // wake returns when ask may answer otherwise without an answer of the target.
 func (g *gate) wake(c *Config) int64 {
 	at := g.since + int64(c.MaxHold)
-	if g.absorbed > g.asked {
+	if g.begun() {
 		at = min(at, g.lastAnswer+int64(c.Settle))
 	}
 	return at
@@ -91,14 +116,46 @@ func (g *gate) wake(c *Config) int64 {
 // in length from the online ones, mark is set anew whenever the target is known
 // to be done, so that differences do not add up over the turns.
 func (g *gate) pass(seen uint64, v verdict, now int64, c *Config) {
+	g.since = 0
 	need, known := g.need(seen)
-	if v == answered && known && now-g.lastAnswer < int64(c.Settle) {
-		g.mark = min(need, g.absorbed)
-	} else {
-		g.mark = g.absorbed
+	switch {
+	case g.off || !known:
+		g.settle(g.absorbed)
+	case seen <= g.seen && g.mark > g.absorbed:
+		return // the debt is that of the turns before it
+	case v == answered && now-g.lastAnswer < int64(c.Settle):
+		g.differs = g.differs && seen <= g.seen
+		g.settle(min(need, g.absorbed))
+	case v == answered:
+		g.differs = g.differs && seen <= g.seen
+		g.settle(g.absorbed)
+	default:
+		g.owe(need)
 	}
-	if seen != SeenUnknown {
+	if known {
 		g.seen = max(g.seen, seen)
 	}
-	g.since = 0
+}
+
+// settle sets mark where nothing is owed.
+func (g *gate) settle(mark uint64) {
+	g.mark, g.owed, g.misses = mark, false, 0
+}
+
+// owe sets mark where a turn left before the bytes that it needs had come.
+func (g *gate) owe(need uint64) {
+	switch {
+	case g.owed && g.absorbed == g.mark: // max-hold passed behind it
+		g.differs = true
+	case g.owed && g.absorbed < g.mark:
+		g.misses++
+		g.differs = g.differs || g.misses >= forgive
+	default:
+		g.misses = 0
+	}
+	if g.differs {
+		g.settle(g.absorbed)
+		return
+	}
+	g.mark, g.owed = need, true
 }

@@ -38,6 +38,7 @@ type Session struct {
 	deliveredSegments uint64
 	turnCount         uint64
 	heldMax           uint64
+	settled           uint64 // turns released by the settle time
 
 	progress int64 // when bytes last moved, either way
 	abortBy  int64 // the session ends then, 0 never
@@ -83,6 +84,10 @@ func (s *Session) Over() bool { return s.state == over }
 
 // State names what the session is doing, for logs and tests.
 func (s *Session) State() string { return s.state.String() }
+
+// Settled returns how many turns left because the target was quiet, before as many
+// bytes had come as online.
+func (s *Session) Settled() uint64 { return s.settled }
 
 // Data takes client bytes; it borrows d until it returns. A frame without bytes
 // is no segment: it only tells what the client has seen.

@@ -51,10 +51,19 @@ func TestGate(t *testing.T) {
 		r.want("Holding", "a")
 		r.pass(1)
 		r.want("Sending", "ab")
-		// The difference is not carried on: an answer of equal length needs no wait.
+		// Was it a pause? An answer that does not pay what is missing tells, and from
+		// then on one of equal length needs no wait.
 		r.turn(100, "c")
 		r.answer(100)
+		r.want("Holding", "ab")
+		r.pass(DefaultSettle)
 		r.want("Sending", "abc")
+		r.turn(100, "d")
+		r.answer(100)
+		r.want("Sending", "abcd")
+		if r.s.Settled() != 2 || r.s.heldMax != 0 {
+			t.Errorf("settled %d, held %d; want 2, 0", r.s.Settled(), r.s.heldMax)
+		}
 	})
 	t.Run("longer answers do not add up to an open gate", func(t *testing.T) {
 		r := connected(t, Config{})
