@@ -17,20 +17,43 @@ type chunk struct {
 	next *chunk
 }
 
-// A pool lends chunks to the sessions of one shard, within a budget.
+// A pool lends chunks to the sessions of one shard, within a budget. What one
+// session may hold shrinks with what is left, so that those of a target that does
+// not read share most of the budget and leave the rest to others.
 type pool struct {
 	budget       int // bytes that may be lent
 	lent         int
 	small, large []*chunk
 }
 
-// get returns an empty chunk for want more bytes, nil when the budget is spent.
-func (p *pool) get(want int) *chunk {
+// A session may hold an 8th of what is free of the budget, of which a quarter is
+// set apart; out of that it may hold up to 256 KiB, as long as it is a 64th of all
+// that is free, and always a small chunk.
+const (
+	shareFree   = 8
+	apart       = 4
+	guaranteed  = 256 << 10
+	shareOfLast = 64
+)
+
+// allows reports whether a session that holds so much may have size more.
+func (p *pool) allows(held, size int) bool {
+	free := p.budget - p.lent
+	if size > free {
+		return false
+	}
+	share := max((free-p.budget/apart)/shareFree, min(guaranteed, free/shareOfLast), smallChunk)
+	return held+size <= share
+}
+
+// get returns an empty chunk for want more bytes to a session that holds so much,
+// nil when its share is spent.
+func (p *pool) get(held, want int) *chunk {
 	size, free := smallChunk, &p.small
 	if want > smallChunk {
 		size, free = largeChunk, &p.large
 	}
-	if p.lent+size > p.budget {
+	if !p.allows(held, size) {
 		return nil
 	}
 	p.lent += size
@@ -63,7 +86,7 @@ type queue struct {
 }
 
 // push copies b to the end. It reports false when the session's limit or the
-// pool's budget is reached; some of b may be queued then, and the caller gives
+// its share of the pool is reached; some of b may be queued then, and the caller gives
 // the session up.
 func (q *queue) push(p *pool, limit int, b []byte) bool {
 	for len(b) > 0 {
@@ -86,7 +109,7 @@ func (q *queue) grow(p *pool, limit, want int) bool {
 	if q.memory >= limit {
 		return false
 	}
-	c := p.get(want)
+	c := p.get(q.memory, want)
 	if c == nil {
 		return false
 	}

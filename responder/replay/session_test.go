@@ -390,6 +390,35 @@ func TestBacklogEndsTheSession(t *testing.T) {
 	}
 }
 
+// However many sessions a target lets wait, those of others must find room for
+// their requests.
+func TestSlowTargetLeavesRoomForOthers(t *testing.T) {
+	body := strings.Repeat("x", 1000)
+	for _, tt := range []struct{ slow, request int }{{32, 200}, {300, 3}, {3000, 1}} {
+		r := newRig(t, Config{})
+		d := &frame.Data{Payload: []byte(strings.Repeat(body, 64))}
+		slow := make([]Session, tt.slow)
+		for i := range slow {
+			r.sh.Start(&slow[i], &fakeConn{t: t, state: ConnEstablished}, 0, r.now)
+			slow[i].News(r.now)
+		}
+		for range 8 << 20 / len(d.Payload) { // not quite the limit of one
+			for i := range slow {
+				slow[i].Data(d, r.now)
+			}
+		}
+		for range tt.request {
+			r.turn(0, body)
+		}
+		if r.want("Connecting", ""); tt.slow == 32 && slow[0].conn != nil {
+			t.Error("the slow target costs it no session")
+		}
+		r.conn.state = ConnEstablished
+		r.s.News(r.now)
+		r.want("Sending", strings.Repeat(body, tt.request))
+	}
+}
+
 // A session that was never admitted still answers for every byte.
 func TestRefusedSessionCounts(t *testing.T) {
 	r := newRig(t, Config{})

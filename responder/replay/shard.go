@@ -57,7 +57,7 @@ type Config struct {
 	Linger       time.Duration // without any progress, once one side has closed; default 10 s
 	AbortLinger  time.Duration // for all that is left of a flow the copier gave up; default 2 s
 	SessionBytes int           // queued per session, default 8 MiB
-	ShardBytes   int           // queued per shard, default 256 MiB
+	ShardBytes   int           // queued per shard, default 256 MiB; a session may hold a share of what is free
 }
 
 // maxSegments bounds the segments of one session that are not acknowledged yet;
