@@ -9,7 +9,6 @@ import (
 	"net/netip"
 	"os"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"flowtwin/netstack"
@@ -46,7 +45,7 @@ func Run(ctx context.Context, cfg Config) (err error) {
 	}
 
 	// Nothing above changes the host, but for the key that is made once.
-	var check targetCheck
+	check := newTargetCheck()
 	srv, err := tunnel.Listen(tunnel.ServerConfig{
 		Addr: cfg.Listen, Identity: id, Expires: expires, Log: cfg.Log,
 		Accept: func(h tunnel.Hello) error { return check.accept(h, cfg.Allow) },
@@ -55,6 +54,7 @@ func Run(ctx context.Context, cfg Config) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, srv.Close()) }()
+	defer check.end() // Close waits for those that wait for it
 	stackNet, err := netstack.Open(netstack.Config{
 		Pool: cfg.Pool, Shards: cfg.Shards, Loopback: loopback(cfg.Allow), Log: cfg.Log,
 	})
@@ -63,7 +63,6 @@ func Run(ctx context.Context, cfg Config) (err error) {
 	}
 	r := newServer(cfg, realNet{stackNet})
 	defer func() { err = errors.Join(err, r.net.Close()) }()
-	check.net.Store(stackNet)
 
 	addrs := advertised(cfg.Advertise, srv.Addr(), local)
 	if cfg.InviteFile != "" {
@@ -73,6 +72,7 @@ func Run(ctx context.Context, cfg Config) (err error) {
 	}
 	cfg.Log.Info("listening", "addr", srv.Addr().String(), "advertise", addrs, "iface", r.net.Name(),
 		"invite_file", cfg.InviteFile, "shards", cfg.Shards, "version", cfg.Version)
+	check.begin(r.net)
 	cfg.Ready()
 	return r.serve(ctx, func(ctx context.Context) (peer, error) {
 		p, err := srv.Accept(ctx)
@@ -98,14 +98,34 @@ func checkRules(rules []Rule, local []netip.Addr) error {
 	return nil
 }
 
-// targetCheck decides about copiers' maps.
+// startWait bounds how long a copier waits for a responder that is starting: less
+// than its handshake may take.
+const startWait = 3 * time.Second
+
+// targetCheck decides about copiers' maps. Copiers that come back to a responder
+// that is just starting wait: a refusal would end them.
 type targetCheck struct {
-	net atomic.Pointer[netstack.Net]
+	ready chan struct{}
+	ended chan struct{}
+	net   network // set before ready is closed
 }
 
+func newTargetCheck() *targetCheck {
+	return &targetCheck{ready: make(chan struct{}), ended: make(chan struct{})}
+}
+
+// begin says that everything is there, end that nobody need wait any longer.
+func (c *targetCheck) begin(n network) { c.net = n; close(c.ready) }
+func (c *targetCheck) end()            { close(c.ended) }
+
 func (c *targetCheck) accept(h tunnel.Hello, rules []Rule) error {
-	n := c.net.Load()
-	if n == nil {
+	timeout := time.NewTimer(startWait)
+	defer timeout.Stop()
+	select {
+	case <-c.ready:
+	case <-c.ended:
+		return errors.New("the responder stops")
+	case <-timeout.C:
 		return errors.New("the responder is still starting")
 	}
 	local, err := localAddrs() // anew: addresses come and go
@@ -116,7 +136,7 @@ func (c *targetCheck) accept(h tunnel.Hello, rules []Rule) error {
 		if err := allowed(m.Target, rules, local); err != nil {
 			return err
 		}
-		if err := n.CheckTarget(m.Target); err != nil {
+		if err := c.net.CheckTarget(m.Target); err != nil {
 			return err
 		}
 	}

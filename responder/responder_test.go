@@ -8,6 +8,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"flowtwin/internal/flow"
@@ -338,4 +339,34 @@ func TestSessionsEndWithTheConnection(t *testing.T) {
 	}
 	wait(t, "the end of the sessions", func() bool { return r.server.host.open.Load() == 0 })
 	wait(t, "the end of the peer", func() bool { return r.server.summary().Copiers == 0 })
+}
+
+// A copier that comes back while the responder starts again must not be refused
+// for good, nor wait for one that does not come up.
+func TestCopierWaitsForTheStart(t *testing.T) {
+	hello := tunnel.Hello{Maps: maps(nil)}
+	for name, tt := range map[string]struct {
+		happens func(c *targetCheck)
+		ok      bool
+	}{
+		"starts":  {func(c *targetCheck) { c.begin(newFakeNet(1, target{})) }, true},
+		"fails":   {func(c *targetCheck) { c.end() }, false},
+		"neither": {func(*targetCheck) { <-time.After(startWait) }, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				c := newTargetCheck()
+				got := make(chan error, 1)
+				go func() { got <- c.accept(hello, nil) }()
+				synctest.Wait()
+				if len(got) > 0 {
+					t.Fatalf("decided before: %v", <-got)
+				}
+				tt.happens(c)
+				if err := <-got; (err == nil) != tt.ok {
+					t.Errorf("accept: %v", err)
+				}
+			})
+		})
+	}
 }
