@@ -74,6 +74,7 @@ func (c *copier) summary() *report.Summary {
 func (c *copier) final() error {
 	sum := c.summary()
 	sum.Final = true
+	sum.Ledger.Close()
 	_, err := c.cfg.Out.Write(sum.AppendText(nil))
 	if c.cfg.ReportFile != "" {
 		err = errors.Join(err, sum.WriteFile(c.cfg.ReportFile))

@@ -65,6 +65,8 @@ type sentJSON struct {
 	AfterClose Count            `json:"after_close"`
 	TunnelLost Count            `json:"tunnel_lost"`
 	InFlight   Count            `json:"in_flight"`
+
+	AccountMissing Count `json:"account_missing"`
 }
 
 type sessionsJSON struct {
@@ -73,6 +75,8 @@ type sessionsJSON struct {
 	Open        uint64            `json:"open"`
 	Closed      map[string]uint64 `json:"closed"`
 	Lost        uint64            `json:"lost"`
+
+	AccountMissing uint64 `json:"account_missing"`
 }
 
 type answersJSON struct {
@@ -118,7 +122,7 @@ func (s *Summary) MarshalJSON() ([]byte, error) {
 	p := &l.Packets
 	d := document{
 		Version: s.Version, Started: s.Started.UTC(), Ended: s.Ended.UTC(), Final: s.Final,
-		Headline: l.Headline(), Sums: l.Check(), BadReturns: l.BadReturns,
+		Headline: l.Headline(), Sums: s.Check(), BadReturns: l.BadReturns,
 		Packets: packetsJSON{p.Captured, s.Kernel.Dropped, map[string]uint64{
 			"to_server": p.ToServer, "to_client": p.ToClient, "refused": p.Refused, "late": p.Late, "no_flow": p.NoFlow,
 			"unmapped": p.Unmapped, "not_tcp": p.NotTCP, "fragment": p.Fragment, "truncated": p.Truncated, "malformed": p.Malformed,
@@ -132,10 +136,10 @@ func (s *Summary) MarshalJSON() ([]byte, error) {
 			named(l.Client.Dropped[:], reasonName), l.Client.Conflicts, l.Client.Missing,
 		},
 		Sent: sentJSON{
-			l.Sent.Delivered, named(l.Sent.Dropped[:], howName), l.Sent.AfterClose, l.Sent.TunnelLost, l.Sent.InFlight,
+			l.Sent.Delivered, named(l.Sent.Dropped[:], howName), l.Sent.AfterClose, l.Sent.TunnelLost, l.Sent.InFlight, l.Sent.AccountMissing,
 		},
 		Sessions: sessionsJSON{
-			l.Sessions.Opened, l.Sessions.Established, l.Sessions.Open, named(l.Sessions.Closed[:], howName), l.Sessions.Lost,
+			l.Sessions.Opened, l.Sessions.Established, l.Sessions.Open, named(l.Sessions.Closed[:], howName), l.Sessions.Lost, l.Sessions.AccountMissing,
 		},
 		Answers: answersJSON{
 			l.Answers.Online, l.Answers.Target, l.Answers.Absorbed, l.Answers.Same, l.Answers.Different,

@@ -88,6 +88,8 @@ type Sent struct {
 	AfterClose Count // reached a session that had ended
 	TunnelLost Count // the connection broke before the account came
 	InFlight   Count // no account yet
+
+	AccountMissing Count // the copier ended before the account came
 }
 
 // Sessions says what became of the flows' sessions at the target.
@@ -97,6 +99,8 @@ type Sessions struct {
 	Open        uint64 // no account yet
 	Closed      [NumHows]uint64
 	Lost        uint64 // the connection broke before the account came
+
+	AccountMissing uint64 // the copier ended before the account came
 }
 
 // Answers compares what the online server answered with what the target did.
@@ -165,6 +169,14 @@ func (l *Ledger) Lose(sent Count) {
 	l.Sent.TunnelLost.Plus(sent)
 }
 
+// Close names what no account will come for any more: the copier ends.
+func (l *Ledger) Close() {
+	l.Sent.AccountMissing.Plus(l.Sent.InFlight)
+	l.Sent.InFlight = Count{}
+	l.Sessions.AccountMissing += l.Sessions.Open
+	l.Sessions.Open = 0
+}
+
 // Add adds o to l.
 func (l *Ledger) Add(o *Ledger) {
 	l.Packets.add(&o.Packets)
@@ -226,6 +238,7 @@ func (s *Sent) add(o *Sent) {
 	s.AfterClose.Plus(o.AfterClose)
 	s.TunnelLost.Plus(o.TunnelLost)
 	s.InFlight.Plus(o.InFlight)
+	s.AccountMissing.Plus(o.AccountMissing)
 }
 
 func (s *Sessions) add(o *Sessions) {
@@ -236,6 +249,7 @@ func (s *Sessions) add(o *Sessions) {
 		s.Closed[i] += o.Closed[i]
 	}
 	s.Lost += o.Lost
+	s.AccountMissing += o.AccountMissing
 }
 
 func (a *Answers) add(o *Answers) {
@@ -281,9 +295,10 @@ func (l *Ledger) Check() []string {
 	parts.Plus(l.Sent.AfterClose)
 	parts.Plus(l.Sent.TunnelLost)
 	parts.Plus(l.Sent.InFlight)
+	parts.Plus(l.Sent.AccountMissing)
 	counts("sent to the target", c.Sent, parts)
 
-	same("sessions opened", s.Opened, s.Open+s.Lost+total(s.Closed[:]))
+	same("sessions opened", s.Opened, s.Open+s.Lost+s.AccountMissing+total(s.Closed[:]))
 	same("sessions opened, one for each flow admitted", s.Opened, f.Admitted)
 	return wrong
 }

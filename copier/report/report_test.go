@@ -36,7 +36,7 @@ func golden(t *testing.T, file string, got []byte) {
 // full is a ledger in which every kind of counter is at work, and adds up.
 func full() *Summary {
 	s := &Summary{
-		Version: "v1", Final: true,
+		Version: "v1",
 		Started: time.Date(2026, 11, 23, 13, 0, 0, 0, time.UTC),
 		Ended:   time.Date(2026, 11, 23, 13, 1, 15, 0, time.UTC),
 		Kernel:  Kernel{Packets: 1_234_567, Dropped: 12},
@@ -73,6 +73,10 @@ func TestGolden(t *testing.T) {
 		t.Errorf("the example does not add up: %v", wrong)
 	}
 	golden(t, "full.txt", s.AppendText(nil))
+	final := full()
+	final.Final = true
+	final.Ledger.Close()
+	golden(t, "final.txt", final.AppendText(nil))
 	b, err := json.MarshalIndent(s, "", "  ")
 	if err != nil {
 		t.Fatal(err)
@@ -274,5 +278,56 @@ func TestNamesAreDistinct(t *testing.T) {
 		if n := endingName(e); strings.HasPrefix(n, "ending_") {
 			t.Errorf("ending %d is called %q", e, n)
 		}
+	}
+}
+
+// What was lost must be in the first line, also where nothing captured tells it:
+// bytes that were missed, flows given up with nothing stored, and what no account
+// came for.
+func TestHeadlineNamesEveryLoss(t *testing.T) {
+	l := Ledger{}
+	l.Client.Captured, l.Client.Sent = Count{9, 900}, Count{9, 900}
+	l.Sent.Delivered = Count{9, 900}
+	tests := []struct {
+		name   string
+		change func(l *Ledger)
+		want   string
+	}{
+		{"nothing", func(*Ledger) {}, "copied 100.00 %"},
+		{"missed with nothing behind it", func(l *Ledger) {
+			l.Client.Missing, l.Flows.GivenUp[CaptureHole] = 100, 1
+		}, "copied 90.00 %, 10.00 % capture_hole (1 flow)"},
+		{"given up", func(l *Ledger) { l.Flows.GivenUp[Idle] = 1200 }, "copied 100.00 %, 1,200 flows idle"},
+		{"accounts did not come", func(l *Ledger) {
+			l.Sent.Delivered, l.Sent.InFlight, l.Sessions.Open = Count{6, 600}, Count{3, 300}, 2
+			l.Close()
+		}, "copied 66.66 %, 33.34 % account_missing (2 flows)"},
+		{"data that the online server did not accept either", func(l *Ledger) {
+			l.Client.Captured.Add(100)
+			l.Client.Dropped[NeverEstablished].Add(100)
+		}, "copied 100.00 %"},
+	}
+	for _, tt := range tests {
+		l := l
+		tt.change(&l)
+		if got := l.Headline(); got != tt.want {
+			t.Errorf("%s: %q, want %q", tt.name, got, tt.want)
+		}
+	}
+}
+
+// A final ledger that leaves something in flight is wrong.
+func TestFinalLeavesNothingOpen(t *testing.T) {
+	s := full()
+	if wrong := s.Check(); len(wrong) > 0 {
+		t.Errorf("status: %v", wrong)
+	}
+	s.Final = true
+	if wrong := s.Check(); len(wrong) != 2 {
+		t.Errorf("final with something in flight and sessions open: %q", wrong)
+	}
+	s.Ledger.Close()
+	if wrong := s.Check(); len(wrong) > 0 {
+		t.Errorf("named: %v", wrong)
 	}
 }

@@ -40,15 +40,33 @@ type Loss struct {
 	Flows uint64
 }
 
-// Losses returns what was not copied, the largest first, by reason; reasons of
-// the responder begin with "target_".
+// Check returns what does not add up, as the ledger's, and of a final one what
+// has been left without a name.
+func (s *Summary) Check() []string {
+	wrong := s.Ledger.Check()
+	if n := s.Ledger.Sent.InFlight; s.Final && n != (Count{}) {
+		wrong = append(wrong, fmt.Sprintf("in flight at the end: %d segments, %d bytes", n.Segments, n.Bytes))
+	}
+	if n := s.Ledger.Sessions.Open; s.Final && n > 0 {
+		wrong = append(wrong, fmt.Sprintf("sessions open at the end: %d", n))
+	}
+	return wrong
+}
+
+// Losses returns what was not copied, the largest first, by reason, and how many
+// flows were not copied to their end for it; reasons of the responder begin with
+// "target_".
 func (l *Ledger) Losses() []Loss {
 	var out []Loss
 	for r := Reason(1); r < NumReasons; r++ {
 		if r == NeverEstablished {
 			continue // the online server did not get it either
 		}
-		if b, f := l.Client.Dropped[r].Bytes, l.Flows.Refused[r]; b+f > 0 {
+		b, f := l.Client.Dropped[r].Bytes, l.Flows.Refused[r]+l.Flows.GivenUp[r]
+		if r == CaptureHole {
+			b += l.Client.Missing
+		}
+		if b+f > 0 {
 			out = append(out, Loss{r.String(), b, f})
 		}
 	}
@@ -63,6 +81,9 @@ func (l *Ledger) Losses() []Loss {
 	if b := l.Sent.TunnelLost.Bytes; b > 0 {
 		out = append(out, Loss{Label: "tunnel_lost_on_the_way", Bytes: b})
 	}
+	if b, f := l.Sent.AccountMissing.Bytes, l.Sessions.AccountMissing; b+f > 0 {
+		out = append(out, Loss{"account_missing", b, f})
+	}
 	for i := 1; i < len(out); i++ { // few: insertion keeps their order stable
 		for j := i; j > 0 && (out[j].Bytes > out[j-1].Bytes); j-- {
 			out[j], out[j-1] = out[j-1], out[j]
@@ -71,12 +92,14 @@ func (l *Ledger) Losses() []Loss {
 	return out
 }
 
-// Copied returns which part of what clients sent (each byte once) has been
-// delivered to the target; what is under way counts neither as copied nor as
-// lost. ok is false as long as there is nothing to speak of.
+// Copied returns which part of what clients sent (each byte once, those that the
+// capture is known to have missed too) has been delivered to the target; what is
+// under way counts neither as copied nor as lost, and what the online server never
+// accepted not at all. ok is false as long as there is nothing to speak of.
 func (l *Ledger) Copied() (delivered, of uint64, ok bool) {
 	c := &l.Client
-	of = c.Captured.Bytes - c.Retransmitted.Bytes - c.Duplicate.Bytes - c.Stored.Bytes - l.Sent.InFlight.Bytes
+	of = c.Captured.Bytes + c.Missing - c.Retransmitted.Bytes - c.Duplicate.Bytes - c.Stored.Bytes - l.Sent.InFlight.Bytes -
+		c.Dropped[NeverEstablished].Bytes
 	return l.Sent.Delivered.Bytes, of, of > 0
 }
 
@@ -90,13 +113,24 @@ func (l *Ledger) Headline() string {
 		fmt.Fprintf(&b, "copied %s", percent(delivered, of))
 	}
 	for _, x := range l.Losses() {
-		if x.Bytes > 0 {
+		switch {
+		case x.Flows == 0:
 			fmt.Fprintf(&b, ", %s %s", percentUp(x.Bytes, of), x.Label)
-		} else {
-			fmt.Fprintf(&b, ", %s flows %s", thousands(x.Flows), x.Label)
+		case x.Bytes == 0:
+			fmt.Fprintf(&b, ", %s %s", flows(x.Flows), x.Label)
+		default:
+			fmt.Fprintf(&b, ", %s %s (%s)", percentUp(x.Bytes, of), x.Label, flows(x.Flows))
 		}
 	}
 	return b.String()
+}
+
+// flows formats a number of flows.
+func flows(n uint64) string {
+	if n == 1 {
+		return "1 flow"
+	}
+	return thousands(n) + " flows"
 }
 
 // percent formats part of whole, rounded down: 100 % is said only of all.

@@ -53,7 +53,7 @@ func (s *Summary) AppendText(b []byte) []byte {
 	l.client(p)
 	l.sessions(p)
 	s.answers(p)
-	if wrong := l.Check(); len(wrong) > 0 {
+	if wrong := s.Check(); len(wrong) > 0 {
 		p.title("sums: DO NOT ADD UP")
 		for _, w := range wrong {
 			p.title("  " + w)
@@ -111,6 +111,7 @@ func (l *Ledger) client(p *page) {
 	p.someCount("    session was over", s.AfterClose)
 	p.someCount("    tunnel_lost", s.TunnelLost)
 	p.someCount("    in flight", s.InFlight)
+	p.someCount("    account_missing", s.AccountMissing)
 	p.someCount("  retransmitted", c.Retransmitted)
 	p.someCount("  captured twice", c.Duplicate)
 	p.someCount("  early, waiting", c.Stored)
@@ -131,6 +132,7 @@ func (l *Ledger) sessions(p *page) {
 	}
 	p.some("  lost with the tunnel", s.Lost, "")
 	p.some("  open", s.Open, "no account yet")
+	p.some("  account_missing", s.AccountMissing, "the copier ended before it came")
 }
 
 func (s *Summary) answers(p *page) {
