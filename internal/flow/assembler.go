@@ -5,7 +5,10 @@ import "flowtwin/internal/packet"
 // Meta goes with a segment through the assembler.
 type Meta struct {
 	Seen uint64 // answer bytes that the client had acknowledged when it sent the segment
-	Time int64  // capture time, ns since the epoch
+	Time int64  // when it came, by the clock that timeouts are counted in
+
+	Captured int64  // capture time, ns since the epoch
+	Flow     uint32 // the flow's number, for [Store.Waiting]
 }
 
 // Verdict says what became of a segment.
@@ -66,6 +69,14 @@ func (a *Assembler) Start(next packet.Seq) {
 		panic("flow: Assembler started while it stores segments")
 	}
 	*a = Assembler{next: next, state: nothingStored}
+}
+
+// Advance moves the stream on to next, up to the first stored segment at most.
+func (a *Assembler) Advance(next packet.Seq) {
+	if a.state == notStarted {
+		panic("flow: Advance before Start")
+	}
+	a.next = next
 }
 
 // Started reports whether the stream's beginning is known.
@@ -139,7 +150,7 @@ func (a *Assembler) store(st *Store, p *piece, m Meta) bool {
 		return false
 	}
 	if a.state == nothingStored {
-		a.state = st.queue() + firstQueue - 1
+		a.state = st.queue(m.Flow) + firstQueue - 1
 		a.queue(st).since = m.Time
 	}
 	q := a.queue(st)
@@ -150,6 +161,7 @@ func (a *Assembler) store(st *Store, p *piece, m Meta) bool {
 	if p.covered > 0 {
 		oldest := p.overlay(st, q, n.data)
 		n.meta.Seen, n.meta.Time = min(m.Seen, oldest.Seen), min(m.Time, oldest.Time)
+		n.meta.Captured = min(m.Captured, oldest.Captured)
 	}
 	at, _ := st.seek(q, p.seq)
 	st.link(&at, id)
@@ -162,6 +174,7 @@ func (a *Assembler) settle(st *Store) {
 	q := a.queue(st)
 	if id := q.first[0]; id != 0 {
 		q.since = max(q.since, st.nodes[id].meta.Time)
+		st.requeue(a.state - firstQueue + 1) // it gets on: others wait longer
 		return
 	}
 	st.releaseQueue(a.state - firstQueue + 1)

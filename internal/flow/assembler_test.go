@@ -360,3 +360,47 @@ func BenchmarkAssembler(b *testing.B) {
 		}
 	})
 }
+
+// Who has waited longest gives way; a flow that gets on has begun to wait anew.
+func TestWaiting(t *testing.T) {
+	st := flow.NewStore(1 << 16)
+	flows := make([]flow.Assembler, 3)
+	for i := range flows {
+		flows[i].Start(0)
+		flows[i].Add(st, 10, []byte("a"), flow.Meta{Flow: uint32(i + 7)})
+		flows[i].Add(st, 20, []byte("b"), flow.Meta{Flow: uint32(i + 7)})
+	}
+	want := func(n uint32) {
+		t.Helper()
+		if got, ok := st.Waiting(); !ok || got != n {
+			t.Errorf("flow %d has waited longest, %v; want %d", got, ok, n)
+		}
+	}
+	want(7)
+	flows[0].Add(st, 0, make([]byte, 10), flow.Meta{})
+	if _, _, ok := flows[0].Pop(st); !ok {
+		t.Fatal("nothing to pop")
+	}
+	want(8)
+	flows[2].Drop(st)
+	flows[1].Drop(st)
+	want(7)
+	flows[0].Drop(st)
+	if _, ok := st.Waiting(); ok {
+		t.Error("a flow waits in an empty store")
+	}
+}
+
+// Segments can wait for a beginning that is not certain yet.
+func TestAdvance(t *testing.T) {
+	st := flow.NewStore(1 << 16)
+	var a flow.Assembler
+	a.Start(99)
+	if _, v := a.Add(st, 100, []byte("abc"), flow.Meta{}); v != flow.Early {
+		t.Fatalf("verdict %v", v)
+	}
+	a.Advance(100)
+	if b, _, ok := a.Pop(st); !ok || string(b) != "abc" || a.Next() != 103 {
+		t.Errorf("popped %q, %v; next %d", b, ok, a.Next())
+	}
+}

@@ -81,6 +81,7 @@ func (p *piece) overlay(st *Store, q *queue, dst []byte) Meta {
 		n := &st.nodes[*at[0]]
 		copy(dst[n.seq.Diff(p.seq):], n.data)
 		oldest.Seen, oldest.Time = min(oldest.Seen, n.meta.Seen), min(oldest.Time, n.meta.Time)
+		oldest.Captured = min(oldest.Captured, n.meta.Captured)
 		st.release(q, st.unlink(&at))
 	}
 	return oldest

@@ -27,7 +27,9 @@ type Store struct {
 	freeNode uint32                      // chained by next[0]
 	queues   []queue                     // 0 is no queue, and empty
 	freeQ    uint32                      // chained by first[0]
-	scratch  []byte                      // a segment put together from several
+	head     uint32                      // of the queues in use, the one that has waited longest
+	tail     uint32
+	scratch  []byte // a segment put together from several
 	rnd      *rand.PCG
 
 	segments, bytes int
@@ -69,6 +71,9 @@ type queue struct {
 	segments int
 	cost     int
 	since    int64 // no stored segment is known to be older
+
+	flow       uint32
+	prev, next uint32 // in the order in which they began to wait
 }
 
 type node struct {
@@ -169,21 +174,74 @@ func (st *Store) release(q *queue, id uint32) {
 	st.freeNode = id
 }
 
-// queue takes an unused queue.
-func (st *Store) queue() uint32 {
+// queue takes an unused queue for the flow.
+func (st *Store) queue(flow uint32) uint32 {
 	id := st.freeQ
 	if id == 0 {
 		st.queues = append(st.queues, queue{})
-		return uint32(len(st.queues) - 1)
+		id = uint32(len(st.queues) - 1)
+	} else {
+		st.freeQ = st.queues[id].first[0]
 	}
-	st.freeQ = st.queues[id].first[0]
-	st.queues[id] = queue{}
+	st.queues[id] = queue{flow: flow}
+	st.enqueue(id)
 	return id
 }
 
 func (st *Store) releaseQueue(id uint32) {
+	st.dequeue(id)
 	st.queues[id].first[0] = st.freeQ
 	st.freeQ = id
+}
+
+// enqueue puts queue id behind all that wait.
+func (st *Store) enqueue(id uint32) {
+	q := &st.queues[id]
+	q.prev, q.next = st.tail, 0
+	if st.tail != 0 {
+		st.queues[st.tail].next = id
+	} else {
+		st.head = id
+	}
+	st.tail = id
+}
+
+func (st *Store) dequeue(id uint32) {
+	q := &st.queues[id]
+	if q.prev != 0 {
+		st.queues[q.prev].next = q.next
+	} else {
+		st.head = q.next
+	}
+	if q.next != 0 {
+		st.queues[q.next].prev = q.prev
+	} else {
+		st.tail = q.prev
+	}
+}
+
+// requeue puts queue id behind all that wait, again.
+func (st *Store) requeue(id uint32) {
+	if st.tail != id {
+		st.dequeue(id)
+		st.enqueue(id)
+	}
+}
+
+// Waiting returns the flow that has waited longest without any of its stored
+// segments getting in order; ok is false when none is stored.
+func (st *Store) Waiting() (flow uint32, ok bool) {
+	return st.queues[st.head].flow, st.head != 0
+}
+
+// Crowded reports whether there is no room for n bytes that a flow within its
+// share would find if others had less.
+func (st *Store) Crowded(n int) bool {
+	if n > 1<<maxSizeBits {
+		return false
+	}
+	_, size := sizeClass(n)
+	return st.cost+size+nodeCost > st.limit && size+nodeCost <= st.limit/shareOfFlow
 }
 
 // A path holds, for every level, the link to the first node behind a place.
