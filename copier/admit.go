@@ -8,71 +8,165 @@ import (
 	"flowtwin/tunnel/frame"
 )
 
+// claimed notes the SYN of another connection on the tuple of the flow in slot,
+// and reports false when nothing speaks against it at once.
+func (s *shard) claimed(slot uint32, p *capture.Packet, v *packet.View) bool {
+	r := s.table.At(slot)
+	if r.iss == v.Seq || !r.defended() {
+		return false
+	}
+	r.claim = claimFrom(p, v)
+	s.book.Packets.ToServer++
+	if v.PayloadLen > 0 {
+		s.book.Client.Captured.Add(v.PayloadLen)
+		s.drop(report.NeverEstablished, v.PayloadLen)
+	}
+	return true
+}
+
+// claimant returns the flow that a client's packet on a tuple belongs to, which is
+// a new one when the packet follows a claim and the server's packets, which would
+// tell, are not captured.
+func (s *shard) claimant(slot uint32, v *packet.View) (uint32, bool) {
+	r := s.table.At(slot)
+	if !r.claim.made || r.heard || v.Flags&(packet.ACK|packet.RST) != packet.ACK || v.Seq != r.claim.iss.Add(1) {
+		return slot, true
+	}
+	return s.succeed(slot, r.claim)
+}
+
+// accepted returns the flow that a server's SYN-ACK belongs to, which is a new one
+// when it accepts a claim.
+func (s *shard) accepted(slot uint32, v *packet.View) (uint32, bool) {
+	r := s.table.At(slot)
+	// The data in a SYN may be acknowledged with it.
+	if d := v.Ack.Diff(r.claim.iss.Add(1)); !r.claim.made || d < 0 || d > 1<<16 || v.Ack == r.iss.Add(1) {
+		return slot, true
+	}
+	return s.succeed(slot, r.claim)
+}
+
+// succeed puts the claim's flow in the place of the one in slot.
+func (s *shard) succeed(slot uint32, c claim) (uint32, bool) {
+	s.replace(slot)
+	return s.meet(&c)
+}
+
 // syn handles a client's SYN, whose tuple the table knows as slot if linked. It
 // returns the flow that the packet belongs to, or false when that is refused.
 func (s *shard) syn(slot uint32, linked bool, p *capture.Packet, v *packet.View) (uint32, bool) {
 	if linked {
-		if s.table.At(slot).iss == v.Seq {
-			return slot, true // sent again
+		if r := s.table.At(slot); r.iss == v.Seq { // sent again
+			if r.state == stateSynSeen {
+				r.last = s.clock
+			}
+			return slot, true
 		}
 		s.replace(slot)
 	} else if e := s.known.find(&s.tuple); e != nil && e.drop != report.Midstream && e.iss == v.Seq {
 		return 0, false
 	}
+	c := claimFrom(p, v)
+	return s.meet(&c)
+}
+
+// meet begins a flow, or refuses it.
+func (s *shard) meet(c *claim) (uint32, bool) {
 	at, ok := s.maps.find(s.tuple.Server, s.tuple.ServerPort)
 	if !ok {
 		return 0, false
 	}
 	s.book.Flows.Seen++
-	why := report.TableFull
+	why := report.Draining
 	if s.phase == phaseRunning {
-		if slot, ok := s.table.Insert(&s.tuple); ok {
-			s.begin(slot, at, p, v)
+		if slot, ok := s.insert(); ok {
+			s.begin(slot, at, c)
 			return slot, true
 		}
-	} else {
-		why = report.Draining
+		why = report.TableFull
 	}
 	s.book.Flows.Refused[why]++
-	s.known.put(memo{tuple: s.tuple, iss: v.Seq, drop: why})
+	s.known.put(memo{tuple: s.tuple, iss: c.iss, drop: why})
 	return 0, false
 }
 
-// begin fills the record of a new flow from its SYN.
-func (s *shard) begin(slot uint32, at int, p *capture.Packet, v *packet.View) {
+// insert takes a slot for the tuple.
+func (s *shard) insert() (uint32, bool) {
+	return s.table.Insert(&s.tuple)
+}
+
+// begin fills the record of a new flow. Its assembler begins with the number of
+// the SYN itself, so that data in the SYN waits in the store until the server has
+// taken it.
+func (s *shard) begin(slot uint32, at int, c *claim) {
 	s.used = max(s.used, int(slot)+1)
 	s.book.Flows.Pending++
 	r := s.table.At(slot)
 	r.state = stateSynSeen
-	r.syn, r.last = p.Time, p.Time
-	r.iss = v.Seq
-	r.iface = p.Iface
-	r.mss = v.SYNOptions().MSS
+	r.syn, r.last = c.time, s.clock
+	r.iss = c.iss
+	r.iface = c.iface
+	r.mss = c.mss
+	r.scaled = c.scaled
 	r.mapped = uint16(at)
+	r.asm.Start(c.iss)
 }
 
 // handshake looks at a client's packet of a flow in its handshake, and opens the
-// flow when that is complete, or when the client sends data already (RFC 7413).
-// Without an open flow it says why the packet's data is dropped.
-func (s *shard) handshake(slot uint32, r *record, p *capture.Packet, v *packet.View) (report.Reason, bool) {
+// flow when that is complete. It reports whether the flow is open.
+func (s *shard) handshake(slot uint32, r *record, p *capture.Packet, v *packet.View) bool {
 	switch {
 	case v.Flags&packet.RST != 0:
 		if v.Seq == r.iss || v.Seq == r.iss.Add(1) {
 			s.refuse(slot, r, report.NeverEstablished)
 		}
-		return report.NeverEstablished, false
+		s.drop(report.NeverEstablished, v.PayloadLen)
+		return false
 	case v.Flags&packet.SYN != 0:
-		if v.PayloadLen == 0 {
-			return report.NeverEstablished, false
-		}
+		s.synData(slot, r, p, v)
+		return false
 	case v.Flags&packet.ACK == 0 || !v.Seq.After(r.iss) || r.synAck != 0 && !v.Ack.After(r.irs):
-		return report.NeverEstablished, false // of an older connection
+		s.drop(report.NeverEstablished, v.PayloadLen) // of an older connection
+		return false
 	case r.synAck == 0: // the SYN-ACK was not captured, but this tells the same
 		r.answers(v.Ack.Add(-1))
 	default:
 		r.rtt = uint32(min(max((p.Time-r.synAck)/1000, 1), 1<<32-1))
 	}
-	return s.admit(slot, r)
+	// Without the SYN-ACK, a client that goes on behind its SYN's data tells that it was taken.
+	why, ok := s.open(slot, r, r.synAck == 0 && v.Seq.After(r.iss.Add(1)))
+	if !ok {
+		s.drop(why, v.PayloadLen)
+	}
+	return ok
+}
+
+// synData stores the data in a SYN (RFC 7413): nobody knows yet whether the server
+// takes it, or the client will have to send it again.
+func (s *shard) synData(slot uint32, r *record, p *capture.Packet, v *packet.View) {
+	switch {
+	case v.PayloadLen == 0:
+	case !v.Whole():
+		s.drop(report.Truncated, v.PayloadLen)
+	default:
+		if _, verdict := s.add(slot, r, p, r.iss.Add(1), v.Payload); verdict == flow.StoreFull {
+			s.drop(report.ReorderFull, v.PayloadLen)
+		}
+	}
+}
+
+// open opens the flow at the responder, with the data of its SYN if the server has
+// taken that, or refuses it and says why.
+func (s *shard) open(slot uint32, r *record, taken bool) (report.Reason, bool) {
+	if why, ok := s.admit(slot, r); !ok {
+		return why, false
+	}
+	if !taken {
+		s.discard(r, report.NeverEstablished) // the client sends it again
+	}
+	r.asm.Advance(r.iss.Add(1))
+	s.release(slot, r)
+	return report.None, true
 }
 
 // answers notes where the server's sequence numbers begin.
@@ -105,7 +199,6 @@ func (s *shard) admit(slot uint32, r *record) (report.Reason, bool) {
 		}
 		return s.refuse(slot, r, report.TunnelDown), false
 	}
-	r.asm.Start(r.iss.Add(1))
 	r.state = stateCopying
 	s.book.Open()
 	return 0, true
@@ -113,6 +206,7 @@ func (s *shard) admit(slot uint32, r *record) (report.Reason, bool) {
 
 // refuse ends a flow that was not opened, and returns why.
 func (s *shard) refuse(slot uint32, r *record, why report.Reason) report.Reason {
+	s.discard(r, why)
 	s.book.Flows.Pending--
 	s.book.Flows.Refused[why]++
 	s.known.put(memo{tuple: s.table.Tuple(slot), iss: r.iss, drop: why})

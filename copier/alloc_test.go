@@ -60,10 +60,11 @@ func busy(n, requests int) (*shard, *steady) {
 func pass(s *shard, p *capture.Packet) {
 	if ready, _ := s.ring.Next(tick); ready {
 		s.follow()
+		s.advance(time.Now())
 		for s.ring.Packet(p) {
 			s.one(p)
 		}
-		s.turn(time.Now().UnixNano())
+		s.turn()
 	}
 }
 

@@ -281,12 +281,13 @@ func (b *bench) feed(packets ...capture.Packet) {
 		b.now += int64(time.Millisecond)
 		p := packets[i]
 		p.Time = b.now
+		b.clock = b.now
 		b.follow()
 		b.one(&p)
-		b.turn(b.now)
+		b.turn()
 	}
 	b.follow()
-	b.turn(b.now)
+	b.turn()
 	b.check()
 }
 
@@ -295,8 +296,9 @@ func (b *bench) wait(d time.Duration) {
 	b.t.Helper()
 	for end := b.now + int64(d); b.now < end; {
 		b.now = min(b.now+int64(time.Second), end)
+		b.clock = b.now
 		b.follow()
-		b.turn(b.now)
+		b.turn()
 	}
 	b.check()
 }

@@ -52,6 +52,13 @@ type shard struct {
 	up     bool
 	offset func() time.Duration // responder's clock minus ours
 
+	// clock is the time that timeouts are counted in: how long the shard has been
+	// at work. It is not the packets' time, which is set back and forth, and it
+	// stands still while the process does.
+	clock  int64
+	woke   time.Time // up to here clock counts
+	behind bool      // blocks were waiting in the ring
+
 	used   int // slots below this have been used
 	cursor int // where the sweep goes on
 	swept  int64
@@ -113,7 +120,7 @@ func (s *shard) run() error {
 	defer s.publish()
 	defer s.ring.Release()
 	for s.phase != phaseOver {
-		ready, err := s.ring.Next(tick)
+		ready, err := s.next()
 		if errors.Is(err, os.ErrClosed) {
 			return nil
 		}
@@ -121,14 +128,33 @@ func (s *shard) run() error {
 			return fmt.Errorf("capture: %w", err)
 		}
 		s.follow()
+		s.advance(time.Now())
 		if ready {
 			for s.ring.Packet(&p) {
 				s.one(&p)
 			}
 		}
-		s.turn(time.Now().UnixNano())
+		s.turn()
 	}
 	return nil
+}
+
+// next waits for a block, a tick at most.
+func (s *shard) next() (ready bool, err error) {
+	ready, err = s.ring.Next(0)
+	s.behind = ready
+	if ready || err != nil {
+		return ready, err
+	}
+	return s.ring.Next(tick)
+}
+
+// advance moves the shard's clock on to now. When the shard was not woken for more
+// than its ticks, because the process was stopped or had no CPU, packets wait in
+// the ring: nothing has run out meanwhile.
+func (s *shard) advance(now time.Time) {
+	s.clock += int64(min(now.Sub(s.woke), 2*tick))
+	s.woke = now
 }
 
 // one handles one packet. It borrows p until it returns.
@@ -163,14 +189,14 @@ func (s *shard) fault(f packet.Fault) {
 
 // turn is what a shard does between two blocks: hand over what was sent, take in
 // what came back, and every tick look for flows that time has run out for.
-func (s *shard) turn(now int64) {
+func (s *shard) turn() {
 	s.lane.Flush()
 	s.receive()
-	if now-s.swept < int64(tick) && now >= s.swept {
+	if s.clock-s.swept < int64(tick) {
 		return
 	}
-	s.swept = now
-	s.sweep(now)
+	s.swept = s.clock
+	s.sweep()
 	s.lane.Flush()
 	s.publish()
 }

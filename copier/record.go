@@ -1,6 +1,7 @@
 package copier
 
 import (
+	"flowtwin/copier/capture"
 	"flowtwin/copier/report"
 	"flowtwin/internal/flow"
 	"flowtwin/internal/packet"
@@ -48,7 +49,7 @@ func (s state) awaits() bool { return s.open() || s == stateEnded || s == stateG
 // A record is what a shard knows of a flow. It holds no pointers.
 type record struct {
 	asm  flow.Assembler
-	last int64 // time of its last packet
+	last int64 // shard.clock at its last packet; in synSeen at its client's last SYN
 	syn  int64 // time of the first packet
 	sent report.Count
 
@@ -60,6 +61,11 @@ type record struct {
 	iss, irs         packet.Seq
 	fin              packet.Seq // the client's FIN, in finHeld
 	serverFin        packet.Seq // valid if the server has closed
+	edge             packet.Seq // behind the server's window, if windowed
+	rst              packet.Seq // of the client's reset, in guessReset
+
+	claim claim
+	doubt int64 // shard.clock when the guess was made, or last put in doubt
 
 	absorbed uint64 // of the target's answer, by the session's account
 
@@ -69,8 +75,73 @@ type record struct {
 	mss    uint16
 	mapped uint16
 
+	scale    uint8 // of the server's windows
+	scaled   bool  // the client offered to scale windows
+	heard    bool  // packets of the server are captured
+	windowed bool  // edge is known
+	guess    guess
+
+	// The chain of pending or of shunned flows; slots plus one.
+	prev, next uint32
+
 	state  state
 	ending report.Ending
 	drop   report.Reason // why it was given up, or None
 	owed   frame.Type    // what the lane had no room for; 0 nothing
+}
+
+// A claim is a client's SYN, as far as it matters later. On the tuple of a flow
+// that lives it may be forged or late: it takes the tuple over only when the
+// server accepts it.
+type claim struct {
+	time   int64
+	iss    packet.Seq
+	iface  int32
+	mss    uint16
+	scaled bool
+	made   bool
+}
+
+func claimFrom(p *capture.Packet, v *packet.View) claim {
+	o := v.SYNOptions()
+	return claim{time: p.Time, iss: v.Seq, iface: p.Iface, mss: o.MSS, scaled: o.Scaled, made: true}
+}
+
+// defended reports whether a SYN with another number does not end the flow.
+func (r *record) defended() bool {
+	return r.state.open() || r.state == stateSynSeen && r.synAck != 0
+}
+
+// guess is an end of the client that is likely, and waits to be confirmed.
+type guess uint8
+
+const (
+	guessNone  guess = iota
+	guessFin         // the server acknowledged one byte that was not captured: a FIN, most likely
+	guessReset       // a reset was captured ahead of what was before it
+)
+
+// maxWindow is the largest window that a server can offer (RFC 7323, 2.3): what
+// is further away is not of this connection. windowSlack is how far outside the
+// window that the server did offer something may lie, as far as captured; windows
+// grow, and a packet that says so may have been missed.
+const (
+	maxWindow   = 1 << 30
+	windowSlack = 1 << 20
+)
+
+// offer takes over the window that the server offers.
+func (r *record) offer(v *packet.View) {
+	if v.Flags&packet.ACK == 0 || !r.windowed {
+		return
+	}
+	if edge := v.Ack.Add(int(v.Window) << r.scale); edge.After(r.edge) {
+		r.edge = edge
+	}
+}
+
+// beyond reports whether seq is ahead of what the client may send.
+func (r *record) beyond(seq packet.Seq) bool {
+	d := seq.Diff(r.asm.Next())
+	return d > maxWindow || d > 0 && r.windowed && seq.Diff(r.edge) > windowSlack
 }

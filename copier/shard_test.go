@@ -71,6 +71,7 @@ func TestEnds(t *testing.T) {
 			b.feed(c.data("a"))
 			c.data("lost")
 			b.feed(c.data("b"), c.in(rst, c.sent, ""))
+			b.wait(5 * time.Second)
 			if b.store.Len() != 0 {
 				t.Error("its segment is still stored")
 			}
@@ -115,7 +116,7 @@ func TestEnds(t *testing.T) {
 			b.feed(c.data("a"))
 			again := newConn()
 			again.iss = 999_000
-			b.feed(again.syn())
+			b.feed(again.syn(), again.synAck())
 		}, "a", "abort:replaced", func(b *bench) bool {
 			return b.book.Flows.GivenUp[report.Replaced] == 1 && b.book.Flows.Pending == 1
 		}},
@@ -167,7 +168,7 @@ func TestEnds(t *testing.T) {
 		{"hole of a flow whose server is not seen", func(b *bench, c *conn) {
 			b.session() // the handshake was seen; forget that
 			for _, r := range b.table.All() {
-				r.synAck = 0
+				r.heard = false
 			}
 			b.feed(c.data("a"))
 			c.data("missed")

@@ -17,6 +17,8 @@ type limits struct {
 	// the client sends again, after an RTO that doubles up to 2 minutes (RFC 6298).
 	// Without the ACKs the two cannot be told apart.
 	reorder, blind time.Duration
+	// quiet is how long nothing may speak against a guess.
+	quiet time.Duration
 	// idle is how long a flow may show nothing at all. Connections may be idle for
 	// long and alive; the kernels' own keep-alive asks after 2 hours, and its
 	// probes are captured like everything else.
@@ -24,7 +26,7 @@ type limits struct {
 }
 
 func defaultLimits() limits {
-	return limits{handshake: 75 * time.Second, reorder: 130 * time.Second, blind: 2 * time.Second, idle: 2*time.Hour + 10*time.Minute}
+	return limits{handshake: 75 * time.Second, reorder: 130 * time.Second, blind: 2 * time.Second, quiet: 3 * time.Second, idle: 2*time.Hour + 10*time.Minute}
 }
 
 // sweepLeast is how many slots a sweep looks at, at least; a tenth of all
@@ -33,7 +35,7 @@ const sweepLeast = 256
 
 // sweep looks at the next slots for what time has run out for, and for frames
 // that the lane had no room for.
-func (s *shard) sweep(now int64) {
+func (s *shard) sweep() {
 	n := min(max(sweepLeast, s.used/10), s.used)
 	for range n {
 		if s.cursor >= s.used {
@@ -41,38 +43,49 @@ func (s *shard) sweep(now int64) {
 		}
 		slot := uint32(s.cursor)
 		s.cursor++
-		s.inspect(slot, s.table.At(slot), now)
+		s.inspect(slot, s.table.At(slot))
 	}
 }
 
-func (s *shard) inspect(slot uint32, r *record, now int64) {
+func (s *shard) inspect(slot uint32, r *record) {
 	if r.state == stateFree {
 		return
 	}
 	if r.owed != 0 {
 		s.control(slot, r, r.owed)
 	}
-	still := time.Duration(now - r.last)
+	still := time.Duration(s.clock - r.last)
 	switch {
 	case r.state == stateSynSeen:
 		if still > s.limit.handshake {
 			s.refuse(slot, r, report.NeverEstablished)
 		}
 	case r.state.open():
-		wait := s.limit.reorder
-		if r.synAck == 0 {
-			wait = s.limit.blind
-		}
-		if since, ok := r.asm.Oldest(s.store); ok && time.Duration(now-since) > wait {
-			gap, _ := r.asm.Gap(s.store)
-			s.hole(slot, r, gap)
-		} else if still > s.limit.idle {
-			s.giveUp(slot, r, report.Idle)
-		}
+		s.inspectOpen(slot, r, still)
 	case still <= s.limit.idle:
 	case r.state == stateSettled:
 		s.retire(slot, r, report.Idle)
 	case r.state == stateShunned:
 		s.free(slot, r)
+	}
+}
+
+// inspectOpen looks at a flow of which nothing has come for so long.
+func (s *shard) inspectOpen(slot uint32, r *record, still time.Duration) {
+	wait := s.limit.reorder
+	if !r.heard {
+		wait = s.limit.blind
+	}
+	// What is waited for may be in the ring.
+	since, waits := r.asm.Oldest(s.store)
+	switch {
+	case s.behind:
+	case r.guess != guessNone && time.Duration(s.clock-r.doubt) > s.limit.quiet:
+		s.resolve(slot, r)
+	case waits && time.Duration(s.clock-since) > wait:
+		gap, _ := r.asm.Gap(s.store)
+		s.hole(slot, r, gap)
+	case still > s.limit.idle:
+		s.giveUp(slot, r, report.Idle)
 	}
 }

@@ -12,42 +12,73 @@ import (
 // and how it ends the connection.
 func (s *shard) fromServer(p *capture.Packet, v *packet.View) {
 	slot, ok := s.table.Find(&s.tuple)
+	if ok && v.Flags.Has(packet.SYN|packet.ACK) {
+		slot, ok = s.accepted(slot, v)
+	}
 	if !ok {
 		s.strangeAnswer()
 		return
 	}
 	r := s.table.At(slot)
 	s.book.Packets.ToClient++
-	r.last = p.Time
-	if v.Flags&packet.SYN != 0 {
-		r.serverSyn(p, v)
+	r.heard = true
+	if r.state == stateSynSeen {
+		s.serverHandshake(slot, r, p, v)
 		return
 	}
-	if r.state == stateSynSeen {
-		if v.Flags&packet.RST != 0 {
-			s.refuse(slot, r, report.NeverEstablished)
-		}
+	r.last = s.clock
+	if v.Flags&packet.SYN != 0 {
 		return
+	}
+	r.offer(v)
+	if r.guess == guessReset && v.PayloadLen == 0 && v.Flags&(packet.FIN|packet.RST) == 0 {
+		r.guess = guessNone // the server lives on
 	}
 	if v.PayloadLen > 0 {
 		s.answer(r, v)
 	}
 	if (r.state == stateCopying || r.state == stateFinHeld) && v.Flags&packet.ACK != 0 && r.asm.Passed(v.Ack) {
-		s.hole(slot, r, v.Ack.Diff(r.asm.Next()))
+		s.passed(slot, r, v.Ack.Diff(r.asm.Next()))
 	}
 	if v.Flags&(packet.FIN|packet.RST) != 0 {
 		s.serverEnds(slot, r, v)
 	}
 }
 
-// serverSyn notes the server's part of the handshake.
-func (r *record) serverSyn(p *capture.Packet, v *packet.View) {
-	fast := r.synAck == 0 && r.seen == 0 && r.answered == 0 // opened by data in the SYN
-	if v.Flags&packet.ACK == 0 || !v.Ack.After(r.iss) || r.state != stateSynSeen && !fast {
-		return
+// serverHandshake handles the server's packet of a flow in its handshake.
+func (s *shard) serverHandshake(slot uint32, r *record, p *capture.Packet, v *packet.View) {
+	switch {
+	case v.Flags&packet.RST != 0:
+		if v.Flags&packet.SYN == 0 {
+			s.refuse(slot, r, report.NeverEstablished)
+		}
+	case !v.Flags.Has(packet.SYN|packet.ACK) || !v.Ack.After(r.iss):
+	default:
+		r.synAck = p.Time
+		r.answers(v.Seq)
+		o := v.SYNOptions()
+		if r.scaled && o.Scaled {
+			r.scale = o.WindowScale
+		}
+		r.edge, r.windowed = v.Ack.Add(int(v.Window)), true
+		if _, stored := r.asm.Gap(s.store); stored && v.Ack.After(r.iss.Add(1)) {
+			s.open(slot, r, true) // the server has taken the data of the SYN, and may answer at once
+		}
 	}
-	r.synAck = p.Time
-	r.answers(v.Seq)
+}
+
+// passed handles that the server has missing bytes which were not captured. One
+// byte with nothing behind it is most likely the client's FIN.
+func (s *shard) passed(slot uint32, r *record, missing int) {
+	_, stored := r.asm.Gap(s.store)
+	switch {
+	case missing > 1 || stored || r.state == stateFinHeld:
+		s.hole(slot, r, missing)
+	case r.serverClosed():
+		s.sendFin(slot, r)
+	case r.guess == guessNone:
+		r.guess, r.doubt = guessFin, s.clock
+	}
 }
 
 // answer counts the bytes of an answer, each once.
@@ -83,6 +114,9 @@ func (s *shard) serverEnds(slot uint32, r *record, v *packet.View) {
 		}
 		r.ending = report.ServerReset
 	} else if !r.serverClosed() {
+		if r.state == stateCopying && r.guess == guessFin {
+			s.sendFin(slot, r)
+		}
 		r.serverFin = v.Seq.Add(v.PayloadLen)
 		r.ending = r.ending.ServerClosed()
 		if r.state.open() && r.ending.Over() {

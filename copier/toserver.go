@@ -8,15 +8,16 @@ import (
 	"flowtwin/tunnel/frame"
 )
 
-// maxWindow is the largest window that a server can offer (RFC 7323, 2.3): a
-// reset from further away is not of this connection.
-const maxWindow = 1 << 30
-
 // fromClient handles a packet to the server; s.tuple is its flow's.
 func (s *shard) fromClient(p *capture.Packet, v *packet.View) {
 	slot, ok := s.table.Find(&s.tuple)
 	if v.Flags&(packet.SYN|packet.ACK|packet.RST) == packet.SYN {
+		if ok && s.claimed(slot, p, v) {
+			return
+		}
 		slot, ok = s.syn(slot, ok, p, v)
+	} else if ok {
+		slot, ok = s.claimant(slot, v)
 	}
 	if !ok {
 		s.stranger(v)
@@ -24,19 +25,19 @@ func (s *shard) fromClient(p *capture.Packet, v *packet.View) {
 	}
 	r := s.table.At(slot)
 	s.book.Packets.ToServer++
-	r.last = p.Time
 	if v.PayloadLen > 0 {
 		s.book.Client.Captured.Add(v.PayloadLen)
 	}
-	if r.state == stateSynSeen {
-		if why, ok := s.handshake(slot, r, p, v); !ok {
-			s.drop(why, v.PayloadLen)
-			return
-		}
+	if r.state == stateSynSeen && !s.handshake(slot, r, p, v) {
+		return
 	}
+	r.last = s.clock
 	if !r.state.open() {
 		s.afterwards(slot, r, p, v)
 		return
+	}
+	if v.Flags&packet.RST == 0 {
+		r.doubt = s.clock
 	}
 	r.acknowledge(v)
 	switch {
@@ -92,12 +93,16 @@ func (s *shard) payload(slot uint32, r *record, p *capture.Packet, v *packet.Vie
 // assemble sends what is in order now, and keeps what came early.
 func (s *shard) assemble(slot uint32, r *record, p *capture.Packet, v *packet.View, seq packet.Seq) bool {
 	n := len(v.Payload)
-	fresh, verdict := r.asm.Add(s.store, seq, v.Payload, flow.Meta{Seen: r.seen, Time: p.Time})
-	if s.store.Tally() != s.tally {
-		s.count(r, p)
+	if seq != r.asm.Next() && r.beyond(seq) {
+		s.drop(report.Outside, n)
+		return true
 	}
+	fresh, verdict := s.add(slot, r, p, seq, v.Payload)
 	switch verdict {
 	case flow.InOrder:
+		if r.guess == guessFin {
+			r.guess = guessNone // it was this
+		}
 		return s.send(slot, r, r.seen, p.Time, fresh) && s.release(slot, r)
 	case flow.Outside:
 		s.drop(report.Outside, n)
@@ -108,6 +113,35 @@ func (s *shard) assemble(slot uint32, r *record, p *capture.Packet, v *packet.Vi
 	case flow.Early, flow.Old:
 	}
 	return true
+}
+
+// add offers a segment to the assembler. When the store is full the flow that has
+// waited longest makes room: it is the least likely to get what it waits for.
+func (s *shard) add(slot uint32, r *record, p *capture.Packet, seq packet.Seq, payload []byte) ([]byte, flow.Verdict) {
+	m := flow.Meta{Seen: r.seen, Time: s.clock, Captured: p.Time, Flow: slot}
+	fresh, verdict := r.asm.Add(s.store, seq, payload, m)
+	for verdict == flow.StoreFull && s.store.Crowded(len(payload)) {
+		oldest, ok := s.store.Waiting()
+		if !ok || oldest == slot {
+			break
+		}
+		s.outwait(oldest)
+		fresh, verdict = r.asm.Add(s.store, seq, payload, m)
+	}
+	if s.store.Tally() != s.tally {
+		s.count(r, p)
+	}
+	return fresh, verdict
+}
+
+// outwait takes the stored segments of the flow in slot away.
+func (s *shard) outwait(slot uint32) {
+	r := s.table.At(slot)
+	if r.state.open() {
+		s.giveUp(slot, r, report.ReorderFull)
+		return
+	}
+	s.discard(r, report.ReorderFull) // data in a SYN
 }
 
 // count enters what the assembler found to be known of the last segment, and of
@@ -127,14 +161,28 @@ func (s *shard) release(slot uint32, r *record) bool {
 		if !ok {
 			break
 		}
-		if !s.send(slot, r, m.Seen, m.Time, payload) {
+		if !s.send(slot, r, m.Seen, m.Captured, payload) {
 			return false
 		}
 	}
-	if r.state == stateFinHeld && !r.fin.After(r.asm.Next()) {
-		s.sendFin(slot, r)
+	if d := r.fin.Diff(r.asm.Next()); r.state == stateFinHeld && d <= 0 {
+		if d < 0 {
+			r.state = stateCopying // a client sends nothing behind its FIN: that was none of it
+		} else {
+			s.sendFin(slot, r)
+		}
+	}
+	if r.guess == guessReset && r.state.open() && s.due(r, r.rst) {
+		s.reset(slot, r)
 	}
 	return true
+}
+
+// due reports whether a reset with this number is what the client sends next: any
+// other is to be confirmed (RFC 5961, 3.2).
+func (s *shard) due(r *record, rst packet.Seq) bool {
+	d := rst.Diff(r.asm.Next())
+	return d == 0 || d == 1 && r.state == stateFinSent
 }
 
 // send gives bytes of the flow to the lane. It reports false when the flow was
@@ -176,31 +224,69 @@ func (s *shard) drop(why report.Reason, n int) {
 
 // clientEnds handles the client's FIN or reset.
 func (s *shard) clientEnds(slot uint32, r *record, v *packet.View) {
-	next := r.asm.Next()
 	if v.Flags&packet.RST != 0 {
-		if d := v.Seq.Diff(next); d < 0 || d > maxWindow {
-			return // of an older connection, or an answer to a stray packet
-		}
-		r.ending = report.ClientReset
-		s.control(slot, r, frame.TypeReset)
-		s.end(r)
+		s.clientResets(slot, r, v)
 		return
 	}
 	if r.state == stateFinSent {
 		return
 	}
-	r.fin = v.Seq.Add(v.SegLen() - 1)
-	if r.fin.After(next) {
+	fin := v.Seq.Add(v.SegLen() - 1)
+	switch d := fin.Diff(r.asm.Next()); {
+	case d < 0 || r.beyond(fin): // of an older connection, or forged
+	case d > 0:
+		r.fin = fin
 		r.state = stateFinHeld
-		return
+	default:
+		s.sendFin(slot, r)
 	}
-	s.sendFin(slot, r)
+}
+
+// clientResets handles the client's reset. One that came early is held: the server
+// asks about it by an ACK, which a client that has reset answers with the exact
+// number, and which tells that this one did not count. Without such an ACK it did.
+func (s *shard) clientResets(slot uint32, r *record, v *packet.View) {
+	switch {
+	case s.due(r, v.Seq):
+		s.reset(slot, r)
+	case v.Seq.After(r.asm.Next()) && !r.beyond(v.Seq):
+		r.guess, r.rst, r.doubt = guessReset, v.Seq, s.clock
+	}
+}
+
+// reset ends a flow that its client has reset.
+func (s *shard) reset(slot uint32, r *record) {
+	r.ending = report.ClientReset
+	s.control(slot, r, frame.TypeReset)
+	s.end(r)
+}
+
+// resolve takes a guess for true, since nothing has spoken against it.
+func (s *shard) resolve(slot uint32, r *record) {
+	gap, stored := r.asm.Gap(s.store)
+	switch {
+	case r.guess == guessReset:
+		if !stored {
+			gap = r.rst.Diff(r.asm.Next())
+		}
+		if r.state != stateFinSent {
+			s.book.Client.Missing += uint64(gap)
+		}
+		s.reset(slot, r)
+	case stored:
+		s.hole(slot, r, gap)
+	default:
+		s.sendFin(slot, r)
+	}
 }
 
 // sendFin closes the client's side of the session: all before it is sent.
 func (s *shard) sendFin(slot uint32, r *record) {
 	s.discard(r, report.AfterEnd)
 	r.state = stateFinSent
+	if r.guess == guessFin {
+		r.guess = guessNone
+	}
 	r.ending = r.ending.ClientClosed()
 	s.control(slot, r, frame.TypeFin)
 	if r.ending.Over() {
