@@ -18,7 +18,7 @@ type fakeNet struct {
 	target target
 
 	mu        sync.Mutex
-	leased    int
+	leased    int                               // and not dialled
 	got       map[netip.AddrPort]*bytes.Buffer  // by client
 	dialled   map[netip.AddrPort]netip.AddrPort // target by client
 	exhausted bool
@@ -49,7 +49,7 @@ func (n *fakeNet) Acquire(client netip.AddrPort, _ bool) (netstack.Lease, error)
 	return netstack.Lease{Client: client, Shard: int(client.Port()) % len(n.stacks)}, nil
 }
 
-func (n *fakeNet) Release(netstack.Lease)           {}
+func (n *fakeNet) Release(netstack.Lease)           { n.mu.Lock(); n.leased--; n.mu.Unlock() }
 func (n *fakeNet) CheckTarget(netip.AddrPort) error { return nil }
 func (n *fakeNet) Shards() int                      { return len(n.stacks) }
 func (n *fakeNet) Stack(i int) stack                { return n.stacks[i] }
@@ -95,6 +95,7 @@ func (s *fakeStack) Ready(dst []*session) []*session {
 func (s *fakeStack) Dial(l netstack.Lease, target netip.AddrPort, user uint64, sess *session) (conn, error) {
 	s.net.mu.Lock()
 	s.net.dialled[l.Client] = target
+	s.net.leased-- // the conn's now
 	s.net.mu.Unlock()
 	c := &fakeConn{stack: s, user: user, session: sess, client: l.Client}
 	c.act(func() {

@@ -200,14 +200,33 @@ func (r *server) serve(ctx context.Context, accept func(context.Context) (peer, 
 	if ctx.Err() != nil {
 		err = nil
 	}
-	r.drain(context.WithoutCancel(ctx))
+	ctx, stopTurning := context.WithCancel(context.WithoutCancel(ctx))
+	var turning sync.WaitGroup
+	turning.Go(func() { turnAway(ctx, accept) })
+	r.drain(ctx)
 	r.left.Wait()
+	stopTurning()
+	turning.Wait()
 	stopStatus()
 	status.Wait()
 	close(r.stop)
 	r.workers.Wait()
 	return errors.Join(err, r.report())
 }
+
+// turnAway parts with copiers that still come, so that they know, until ctx ends.
+func turnAway(ctx context.Context, accept func(context.Context) (peer, error)) {
+	for {
+		p, err := accept(ctx)
+		if err != nil {
+			return
+		}
+		_ = p.Close(stopping) // it says only that it is closed already
+	}
+}
+
+// stopping tells copiers why they are disconnected.
+const stopping = "responder stops"
 
 // begin serves p on goroutines of its own.
 func (r *server) begin(p peer) {
@@ -254,7 +273,7 @@ func (r *server) drain(ctx context.Context) {
 		}
 	}
 	for _, p := range peers {
-		_ = p.Close("responder stops") // it says only that it is closed already
+		_ = p.Close(stopping) // it says only that it is closed already
 	}
 }
 

@@ -24,7 +24,8 @@ type rig struct {
 	server *server
 	client *tunnel.Client
 	out    strings.Builder
-	stop   func() // as SIGTERM
+	stop   func()                // as SIGTERM
+	copier func() *tunnel.Client // one more
 	ended  chan struct{}
 
 	closed map[uint32]frame.Closed // of lane 0, by flow
@@ -67,13 +68,17 @@ func newRig(t *testing.T, cfg Config, n *fakeNet, targets ...string) *rig {
 			t.Error(err)
 		}
 	}()
-	r.client, err = tunnel.NewClient(tunnel.ClientConfig{
-		Invite: id.Invite([]string{srv.Addr().String()}, time.Time{}), Lanes: 1, Name: "test",
-		Maps: maps(targets),
-	})
-	if err != nil {
-		t.Fatal(err)
+	r.copier = func() *tunnel.Client {
+		c, err := tunnel.NewClient(tunnel.ClientConfig{
+			Invite: id.Invite([]string{srv.Addr().String()}, time.Time{}), Lanes: 1, Name: "test",
+			Maps: maps(targets),
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return c
 	}
+	r.client = r.copier()
 	if err := r.client.Connect(ctx); err != nil {
 		t.Fatal(err)
 	}
@@ -323,6 +328,30 @@ func TestDrain(t *testing.T) {
 	if !strings.Contains(r.out.String(), "10 drain") {
 		t.Errorf("summary says\n%s", &r.out)
 	}
+}
+
+// A copier that comes while the sessions finish must learn that it is too late.
+func TestCopierDuringTheDrain(t *testing.T) {
+	r := newRig(t, Config{Drain: 10 * time.Second}, newFakeNet(1, target{silent: true}))
+	r.open(0)
+	r.lane().Flush()
+	r.wait("the session", func() bool { return r.estab == 1 })
+	r.stop()
+	wait(t, "the drain", r.server.host.draining.Load)
+	c := r.copier()
+	if err := c.Connect(t.Context()); err != nil && !strings.Contains(err.Error(), stopping) {
+		t.Errorf("connect: %v", err)
+	}
+	wait(t, "the end of the late copier", func() bool { return !c.Stats().Up })
+	if s := c.Stats().LastError; !strings.Contains(s, stopping) {
+		t.Errorf("late copier is told %q", s)
+	}
+	if err := c.Close(); err != nil {
+		t.Error(err)
+	}
+	r.lane().Reset(0, 0)
+	r.lane().Flush()
+	<-r.ended
 }
 
 // A copier that is gone takes its sessions with it.

@@ -35,6 +35,7 @@ type worker struct {
 	ready   []*session
 	touched []*strand
 	strands map[*strand]struct{} // of the lanes that are connected
+	drained bool                 // no session begins any more
 	book    Book
 
 	mu        sync.Mutex
@@ -114,7 +115,7 @@ func (w *worker) take(b *batch) {
 		s := it.session
 		switch it.kind {
 		case frame.TypeOpen:
-			w.start(s)
+			w.start(s, b.host)
 		case frame.TypeData:
 			if d, ok := frame.ParseData(b.data[it.at : it.at+it.len]); ok {
 				s.Data(&d, w.now)
@@ -142,6 +143,7 @@ func (w *worker) take(b *batch) {
 		w.cut(st, frame.ClosedAborted)
 		w.touch(st)
 	case whatDrain:
+		w.drained = true
 		for st := range w.strands {
 			w.cut(st, frame.ClosedDrain)
 		}
@@ -152,12 +154,20 @@ func (w *worker) take(b *batch) {
 }
 
 // start begins a session.
-func (w *worker) start(s *session) {
+func (w *worker) start(s *session, h *host) {
 	st := s.strand
 	s.Owner = s
 	st.link(s)
 	w.strands[st] = struct{}{}
 	w.book.Opened++
+	if w.drained {
+		if s.refused == 0 {
+			h.net.Release(s.lease)
+		}
+		w.replay.Refuse(&s.Session, frame.ClosedDrain)
+		s.Cut(frame.ClosedDrain, w.now) // nobody waits for its client's end
+		return
+	}
 	if s.refused == 0 {
 		c, err := w.stack.Dial(s.lease, s.target, w.taps.enter(s), s)
 		if err == nil {

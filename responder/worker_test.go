@@ -2,7 +2,6 @@ package responder
 
 import (
 	"net/netip"
-	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -18,6 +17,7 @@ type bench struct {
 	worker *worker
 	host   *host
 	lane   *lane
+	io     *fakeLane
 	stop   chan struct{}
 }
 
@@ -25,9 +25,10 @@ func newBench(t *testing.T, cfg replay.Config, tg target) *bench {
 	t.Helper()
 	b := &bench{net: newFakeNet(1, tg), stop: make(chan struct{})}
 	b.host = &host{net: b.net, most: 100}
-	b.worker = newWorker(0, b.net.Stack(0), cfg, new(atomic.Int64))
+	b.worker = newWorker(0, b.net.Stack(0), cfg, &b.host.open)
 	b.host.workers = []*worker{b.worker}
-	b.lane = newLane(b.host, &fakeLane{}, []netip.AddrPort{netip.MustParseAddrPort("127.0.0.1:1")})
+	b.io = &fakeLane{}
+	b.lane = newLane(b.host, b.io, []netip.AddrPort{netip.MustParseAddrPort("127.0.0.1:1")})
 	go b.worker.run(b.stop)
 	return b
 }
@@ -65,6 +66,33 @@ func TestWorkerKeepsTheTimeOfSessions(t *testing.T) {
 		synctest.Wait()
 		if got := b.net.received(addr); got != "first,second" {
 			t.Errorf("target has %q after max-hold", got)
+		}
+	})
+}
+
+// An Open whose batch waited behind the end of the drain must not begin a session
+// that nobody ends.
+func TestOpenBehindTheDrain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench(t, replay.Config{}, target{})
+		defer close(b.stop)
+		drain := b.host.newBatch(nil)
+		drain.what, drain.done = whatDrain, make(chan struct{})
+		b.worker.batches <- drain
+		if err := b.lane.sort(frame.AppendOpen(nil, 3, &frame.Open{})); err != nil {
+			t.Fatal(err)
+		}
+		b.lane.send(whatFrames)
+		synctest.Wait()
+		_, _, body, _, err := frame.Next(b.io.returned)
+		if err != nil {
+			t.Fatalf("no account: %v", err)
+		}
+		if c, ok := frame.ParseClosed(body); !ok || c.How != frame.ClosedDrain {
+			t.Errorf("account %+v, want %s", c, frame.ClosedDrain)
+		}
+		if len(b.net.dialled) != 0 || b.net.leased != 0 || b.host.open.Load() != 0 {
+			t.Errorf("dialled %v, %d leases, %d open", b.net.dialled, b.net.leased, b.host.open.Load())
 		}
 	})
 }
