@@ -127,8 +127,15 @@ func (c *Client) Lane(i int) *Lane { return c.lanes[i] }
 func (c *Client) Connect(ctx context.Context) error {
 	c.connecting.Lock()
 	defer c.connecting.Unlock()
-	if s := c.current(); s != nil && !s.over() {
-		return nil
+	if s := c.current(); s != nil {
+		if !s.over() {
+			return nil
+		}
+		select { // its end still takes lanes down
+		case <-s.done:
+		case <-ctx.Done():
+			return fmt.Errorf("tunnel: %w", context.Cause(ctx))
+		}
 	}
 	if expired(c.cfg.Invite.Expires, time.Now()) {
 		return fmt.Errorf("tunnel: %w: on %s", ErrExpired, c.cfg.Invite.Expires.Format(time.DateTime))

@@ -283,3 +283,39 @@ func TestRestartAfterKill(t *testing.T) {
 		t.Fatal(err)
 	}
 }
+
+// The end of a session takes the lanes down: were the next one up before, they
+// would stay down for good.
+func TestConnectWaitsForTheOldSession(t *testing.T) {
+	checkLeaks(t)
+	id := testIdentity(t)
+	old := newSession()
+	close(old.failed)
+	asked := make(chan bool, 1)
+	s := listen(t, ServerConfig{Identity: id, Accept: func(Hello) error {
+		select {
+		case <-old.done:
+			asked <- true
+		default:
+			asked <- false
+		}
+		return nil
+	}})
+	c := newClient(t, ClientConfig{Invite: id.Invite([]string{s.Addr().String()}, time.Time{})})
+	c.session = old
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if err := c.Connect(ctx); !errors.Is(err, context.Canceled) {
+		t.Errorf("err = %v", err)
+	}
+	connected := make(chan error, 1)
+	go func() { connected <- c.Connect(testContext(t)) }()
+	<-time.After(20 * time.Millisecond) // long enough to be wrong
+	close(old.done)
+	if err := <-connected; err != nil {
+		t.Fatal(err)
+	}
+	if !<-asked {
+		t.Error("connected before the old session was done")
+	}
+}
