@@ -153,7 +153,7 @@ func wholeFrames(b []byte) (n, need int, bye bool, err error) {
 // Return queues whole return frames for the copier, copying them. must says that
 // they may not be dropped (Established, Closed, ReturnBye): they are always taken
 // and count against the number of sessions; others are refused (false) when the
-// queue (2 MiB) is full. Safe from any goroutine. Written after at most 10 ms, or
+// queue (2 MiB) is full. Safe from any goroutine. Written after at most 25 ms, or
 // at 16 KiB; at once when urgent. ReturnBye comes last, in a call of its own.
 // After the connection has ended everything is refused.
 func (l *PeerLane) Return(frames []byte, must, urgent bool) bool {
