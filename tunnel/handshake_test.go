@@ -119,7 +119,7 @@ func TestNewClientRefuses(t *testing.T) {
 // rawCopier speaks the handshake by hand, to break it.
 func rawCopier(t *testing.T, addr string) (*quic.Conn, *quic.Stream) {
 	t.Helper()
-	conn, err := quic.DialAddr(testContext(t), addr, clientTLS(), quicConfig(0))
+	conn, err := quic.DialAddr(testContext(t), addr, clientTLS(), quicConfig(0, MaxLanes, returnsWindow))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -178,7 +178,7 @@ func TestHandshakeProtocolErrors(t *testing.T) {
 		{"joining a session that is not there", func(conn *quic.Conn, id Identity) []byte {
 			b, _ := appendControl(good(conn, id), controlJoin, joinMsg{Session: make([]byte, 16), Index: 1})
 			return b
-		}, codeRefused, "no session waits"},
+		}, codeFailed, "no session waits"},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -258,34 +258,41 @@ func TestUnreachable(t *testing.T) {
 	}
 }
 
-// Strangers may hold no more than a bounded number of places, and get them for
-// 5 s only; copiers still get in afterwards.
-func TestUnprovenConnectionsAreLimited(t *testing.T) {
-	id := testIdentity(t)
-	s := listen(t, ServerConfig{Identity: id})
-	var refused error
-	var conns []*quic.Conn
-	for range maxUnproven + 1 {
-		conn, err := quic.DialAddr(testContext(t), s.Addr().String(), clientTLS(), quicConfig(0))
-		if err != nil {
-			refused = err
-			break
+// A copier that is too slow may come again: neither side may take a handshake
+// without an answer for a breach of the protocol, which ends a copier that starts.
+func TestSlowHandshakeMayBeTriedAgain(t *testing.T) {
+	t.Run("responder", func(t *testing.T) {
+		checkLeaks(t)
+		s := listen(t, ServerConfig{Identity: testIdentity(t)})
+		conn, control := rawCopier(t, s.Addr().String())
+		if _, err := control.Write([]byte{byte(controlProof), 0}); err != nil {
+			t.Fatal(err)
 		}
-		conns = append(conns, conn)
-	}
-	if refused == nil {
-		t.Fatalf("%d connections without a proof were admitted", len(conns))
-	}
-	if got := handshakeError(refused).Error(); !strings.Contains(got, "takes no more connections now") {
-		t.Errorf("refused with %q", got)
-	}
-	for _, conn := range conns {
-		_ = conn.CloseWithError(0, "")
-	}
-	eventually(t, "places are free again", func() bool { return s.unproven.Load() == 0 })
-	c := newClient(t, ClientConfig{Invite: id.Invite([]string{s.Addr().String()}, time.Time{})})
-	if err := c.Connect(testContext(t)); err != nil {
-		t.Error(err)
+		<-conn.Context().Done()
+		err := context.Cause(conn.Context())
+		var app *quic.ApplicationError
+		if !errors.As(err, &app) || app.ErrorCode != codeFailed || !strings.Contains(app.ErrorMessage, "took too long") {
+			t.Errorf("closed with %v, want code %d and that it took too long", err, codeFailed)
+		}
+		if refusal(handshakeError(err)) {
+			t.Errorf("the copier would not try again: %v", err)
+		}
+	})
+	t.Run("copier", func(t *testing.T) {
+		checkLeaks(t)
+		id := testIdentity(t)
+		mute, err := quic.ListenAddr("127.0.0.1:0", serverTLS(id), quicConfig(1, MaxLanes, laneWindow))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer func() { _ = mute.Close() }()
+		c := newClient(t, ClientConfig{Invite: id.Invite([]string{mute.Addr().String()}, time.Time{})})
+		if err := c.Connect(testContext(t)); !errors.Is(err, errSlow) || refusal(err) {
+			t.Errorf("err = %v, want %v", err, errSlow)
+		}
+	})
+	if linkTimeout >= handshakeTimeout || dialTimeout >= linkTimeout {
+		t.Error("the copier waits longer than the responder")
 	}
 }
 

@@ -6,38 +6,49 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"sync"
 	"time"
 
 	"github.com/quic-go/quic-go"
 )
 
-// A link is one QUIC connection of a copier, both secrets proven, with its own
-// socket: several links take several paths where the network hashes by port.
+// A link is one QUIC connection of a copier with its own socket: several links
+// take several paths where the network hashes by port.
 type link struct {
+	to        netip.AddrPort
+	deadline  time.Time // of its handshake
 	socket    *net.UDPConn
 	transport *quic.Transport
 	conn      *quic.Conn
 	control   *quic.Stream
 }
 
+// joinsAtOnce is how many further connections of a session are made at a time: a
+// responder takes only so many newcomers of one host.
+const joinsAtOnce = 8
+
 // dial connects and returns a session that has not been started.
 func (c *Client) dial(ctx context.Context) (*session, error) {
-	var errs []error
-	for _, addr := range c.cfg.addrs() {
-		s, err := c.dialAddr(ctx, addr)
-		if err == nil {
-			return s, nil
+	addrs := c.cfg.addrs()
+	first, err := race(ctx, len(addrs), func(ctx context.Context, i int) (*link, error) {
+		l, err := c.dialAddr(ctx, addrs[i])
+		if err != nil {
+			return nil, fmt.Errorf("connect to %s: %w", addrs[i], err)
 		}
-		errs = append(errs, fmt.Errorf("connect to %s: %w", addr, err))
-		if ctx.Err() != nil {
-			break
-		}
+		return l, nil
+	})
+	if err != nil {
+		return nil, err
 	}
-	return nil, errors.Join(errs...)
+	s, err := c.dialSession(ctx, first)
+	if err != nil {
+		return nil, fmt.Errorf("connect to %s: %w", first.to, err)
+	}
+	return s, nil
 }
 
 // dialAddr tries all IP addresses that addr stands for.
-func (c *Client) dialAddr(ctx context.Context, addr string) (*session, error) {
+func (c *Client) dialAddr(ctx context.Context, addr string) (*link, error) {
 	host, port, err := net.SplitHostPort(addr)
 	if err != nil {
 		return nil, err
@@ -52,56 +63,65 @@ func (c *Client) dialAddr(ctx context.Context, addr string) (*session, error) {
 	if err != nil {
 		return nil, err
 	}
-	var last error
-	for _, ip := range ips {
-		s, err := c.dialSession(ctx, netip.AddrPortFrom(ip.Unmap(), uint16(number)))
-		if err == nil {
-			return s, nil
-		}
-		if last == nil || refusal(err) {
-			last = err
-		}
-	}
-	return nil, last
+	return race(ctx, len(ips), func(ctx context.Context, i int) (*link, error) {
+		return c.dialLink(ctx, netip.AddrPortFrom(ips[i].Unmap(), uint16(number)))
+	})
 }
 
-// dialSession makes all connections of a session.
-func (c *Client) dialSession(ctx context.Context, to netip.AddrPort) (_ *session, err error) {
-	s := newSession()
-	defer func() {
-		if err != nil {
-			s.fail(err)
-			s.release()
-		}
-	}()
-	var welcome welcomeMsg
-	for i := range c.cfg.Connections {
-		l, err := c.dialLink(ctx, to)
-		if err != nil {
-			return nil, err
-		}
-		s.links = append(s.links, l)
-		err = l.within(ctx, func() error {
-			if i == 0 {
-				if err := writeControl(l.control, controlHello, c.cfg.hello()); err != nil {
-					return err
-				}
-			} else if err := writeControl(l.control, controlJoin, joinMsg{Session: welcome.Session, Index: i}); err != nil {
-				return err
-			}
-			return readControl(l.control, controlWelcome, &welcome)
-		})
-		if err != nil {
-			return nil, err
-		}
+// dialSession makes a session of its first link and the further ones, which it
+// dials.
+func (c *Client) dialSession(ctx context.Context, first *link) (*session, error) {
+	links := make([]*link, c.cfg.Connections)
+	links[0] = first
+	id, err := c.enter(ctx, first, controlHello, c.cfg.hello())
+	if err == nil {
+		err = c.join(ctx, links, id)
 	}
-	warnBuffers(c.log, s.links[0].socket)
+	if err != nil {
+		for _, l := range links {
+			if l != nil {
+				l.close(codePartner, "another connection of the session could not be made")
+			}
+		}
+		return nil, err
+	}
+	warnBuffers(c.log, first.socket)
+	s := newSession()
+	s.links = links
 	return s, nil
 }
 
-// dialLink makes one connection, up to and including both proofs.
+// join makes all links but the first.
+func (c *Client) join(ctx context.Context, links []*link, session []byte) error {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	slots := make(chan struct{}, joinsAtOnce)
+	var wg sync.WaitGroup
+	for i := 1; i < len(links); i++ {
+		wg.Go(func() {
+			select {
+			case slots <- struct{}{}:
+			case <-ctx.Done():
+				return
+			}
+			defer func() { <-slots }()
+			l, err := c.dialLink(ctx, links[0].to)
+			if err == nil {
+				links[i] = l
+				_, err = c.enter(ctx, l, controlJoin, joinMsg{Session: session, Index: i})
+			}
+			if err != nil {
+				cancel(err)
+			}
+		})
+	}
+	wg.Wait()
+	return context.Cause(ctx)
+}
+
+// dialLink makes one connection, to whoever has the invite's key.
 func (c *Client) dialLink(ctx context.Context, to netip.AddrPort) (_ *link, err error) {
-	l := &link{}
+	l := &link{to: to, deadline: time.Now().Add(linkTimeout)}
 	defer func() {
 		if err != nil {
 			l.close(codeDone, "handshake failed")
@@ -114,8 +134,12 @@ func (c *Client) dialLink(ctx context.Context, to netip.AddrPort) (_ *link, err 
 	if l.socket, err = listenUDP(network, nil); err != nil {
 		return nil, err
 	}
-	l.transport = &quic.Transport{Conn: l.socket}
-	config := quicConfig(0)
+	quiet, err := newQuietConn(l.socket)
+	if err != nil {
+		return nil, err
+	}
+	l.transport = &quic.Transport{Conn: quiet}
+	config := quicConfig(0, (c.cfg.Lanes+c.cfg.Connections-1)/c.cfg.Connections, returnsWindow)
 	config.KeepAlivePeriod = keepAlive
 	short, cancel := context.WithTimeoutCause(ctx, dialTimeout, errNoAnswer)
 	defer cancel()
@@ -131,23 +155,37 @@ func (c *Client) dialLink(ctx context.Context, to netip.AddrPort) (_ *link, err 
 	state := l.conn.ConnectionState().TLS
 	if len(state.PeerCertificates) == 0 || fingerprint(state.PeerCertificates[0]) != c.cfg.Invite.Fingerprint {
 		l.close(codeFingerprint, "the copier's invite names another key")
-		return nil, fmt.Errorf("%w: %s is another host, or its responder has got a new key", ErrFingerprint, to)
+		return nil, &elsewhereError{fmt.Errorf("%w: %s is another host, or its responder has got a new key", ErrFingerprint, to)}
 	}
-	return l, l.within(ctx, func() error { return c.prove(l) })
+	return l, nil
 }
 
-var errNoAnswer = errors.New("no answer: is the responder running, and is its UDP port open on the way?")
+var (
+	errNoAnswer = errors.New("no answer: is the responder running, and is its UDP port open on the way?")
+	errSlow     = errors.New("the responder was too slow to answer")
+)
 
-// within runs a step of the handshake, which ends with ctx or when time is up,
-// and names what the responder said if that ended it.
-func (l *link) within(ctx context.Context, step func() error) error {
-	if l.control != nil {
-		if err := l.control.SetDeadline(time.Now().Add(dialTimeout)); err != nil {
+// enter proves the secret, both ways, sends the request and returns the session
+// that the responder welcomes the link to.
+func (c *Client) enter(ctx context.Context, l *link, t controlType, request any) (session []byte, err error) {
+	var welcome welcomeMsg
+	err = l.within(ctx, func() error {
+		if err := c.prove(l); err != nil {
 			return err
 		}
-	}
+		if err := writeControl(l.control, t, request); err != nil {
+			return err
+		}
+		return readControl(l.control, controlWelcome, &welcome)
+	})
+	return welcome.Session, err
+}
+
+// within runs the handshake on the control stream, which ends with ctx or when
+// time is up, and names what the responder said if that ended it.
+func (l *link) within(ctx context.Context, shake func() error) error {
 	stop := context.AfterFunc(ctx, func() { closeReason(l.conn, codeDone, "copier stops") })
-	err := step()
+	err := shake()
 	if !stop() && err == nil {
 		err = context.Cause(ctx)
 	}
@@ -155,7 +193,7 @@ func (l *link) within(ctx context.Context, step func() error) error {
 		if errors.Is(err, ErrProtocol) {
 			closeReason(l.conn, codeProtocol, err.Error())
 		}
-		if cause := context.Cause(l.conn.Context()); cause != nil && !errors.Is(err, ErrSecret) && !errors.Is(err, ErrProtocol) {
+		if cause := context.Cause(l.conn.Context()); cause != nil && !refusal(err) {
 			err = cause
 		}
 		return handshakeError(err)
@@ -169,7 +207,7 @@ func (c *Client) prove(l *link) (err error) {
 	if err != nil {
 		return err
 	}
-	if err := l.control.SetDeadline(time.Now().Add(dialTimeout)); err != nil {
+	if err := l.control.SetDeadline(l.deadline); err != nil {
 		return err
 	}
 	state := l.conn.ConnectionState().TLS

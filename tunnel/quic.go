@@ -22,9 +22,10 @@ const (
 	codeExpired                                      // the invite has expired
 	codeFingerprint                                  // the responder has another key
 	codeProtocol                                     // the other side broke the protocol
-	codeBusy                                         // too many connections
+	codeBusy                                         // too many connections now
 	codeShutdown                                     // the responder stops
 	codePartner                                      // another connection of the session broke
+	codeFailed                                       // the handshake took too long, or broke off
 )
 
 // maxReason keeps a reason inside one packet.
@@ -33,19 +34,26 @@ const maxReason = 900
 // udpBuffer is what quic-go wants of the sockets' buffers.
 const udpBuffer = 7 << 20
 
+// Flow control: what may wait unread in a lane, and in a lane's returns.
+const (
+	laneWindow    = 16 << 20
+	returnsWindow = 16 << 20
+)
+
 // quicConfig returns the settings of both sides; biStreams is how many
-// bidirectional streams the peer may open.
-func quicConfig(biStreams int64) *quic.Config {
+// bidirectional streams the peer may open, lanes how many unidirectional ones,
+// with window bytes each.
+func quicConfig(biStreams int64, lanes int, window uint64) *quic.Config {
 	if biStreams == 0 {
 		biStreams = -1 // quic-go's word for none
 	}
 	return &quic.Config{
 		HandshakeIdleTimeout:       handshakeTimeout / 2, // quic-go allows twice that in all
 		MaxIdleTimeout:             idleTimeout,
-		MaxStreamReceiveWindow:     16 << 20,
+		MaxStreamReceiveWindow:     window,
 		MaxConnectionReceiveWindow: 32 << 20,
 		MaxIncomingStreams:         biStreams,
-		MaxIncomingUniStreams:      MaxLanes,
+		MaxIncomingUniStreams:      int64(lanes),
 	}
 }
 
@@ -105,9 +113,13 @@ func handshakeError(err error) error {
 		}
 		return fmt.Errorf("the other side ended the connection: %s", app.ErrorMessage)
 	case errors.As(err, &transport) && transport.ErrorCode == noALPN:
-		return fmt.Errorf("%w: what listens there does not speak FlowTwin's protocol", ErrVersion)
+		return &elsewhereError{fmt.Errorf("%w: what listens there does not speak FlowTwin's protocol", ErrVersion)}
 	case errors.As(err, &transport) && transport.ErrorCode == quic.ConnectionRefused:
 		return errors.New("the other side takes no more connections now")
+	case errors.As(err, &transport) && transport.Remote && transport.ErrorCode == quic.ApplicationErrorErrorCode:
+		return errors.New("the other side broke the handshake off") // QUIC carries no reason while it lasts
+	case errors.Is(err, os.ErrDeadlineExceeded):
+		return errSlow
 	}
 	return err
 }

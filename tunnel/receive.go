@@ -6,6 +6,7 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"os"
 	"slices"
 	"time"
 
@@ -26,11 +27,11 @@ func refuse(code quic.ApplicationErrorCode, format string, args ...any) error {
 
 // A gathering is a session whose further connections are still to come.
 type gathering struct {
-	id    []byte
-	hello Hello
-	conns []serverLink // by index; conn is nil where one is missing
-	// complete is closed when all are there or the session has been given up.
-	complete chan struct{}
+	id       []byte
+	hello    Hello
+	conns    []serverLink  // by index; conn is nil where one is missing
+	complete chan struct{} // closed when all are there
+	joined   chan struct{} // another one is
 	missing  int
 }
 
@@ -46,29 +47,45 @@ func (s *Server) receive(conn *quic.Conn) {
 	if !ok || who.named.Swap(true) {
 		return // it has ended already
 	}
-	ctx, cancel := context.WithTimeoutCause(conn.Context(), handshakeTimeout, errors.New("the handshake took too long"))
+	ctx, cancel := context.WithTimeout(conn.Context(), handshakeTimeout)
 	defer cancel()
-	err := s.handshake(ctx, conn, who.release)
+	var err error
+	if s.newcomers.arrived(who, conn) {
+		err = s.handshake(ctx, conn, who.left)
+	} else {
+		err = refuse(codeBusy, gaveWay)
+	}
 	if err == nil {
 		return
 	}
-	code, reason := codeProtocol, err.Error()
+	code, reason := codeFailed, err.Error()
 	var refused *refusalError
 	switch {
 	case errors.As(err, &refused):
 		code = refused.code
-	case conn.Context().Err() != nil: // the copier left
-		reason = leaving(context.Cause(conn.Context()))
-	case ctx.Err() != nil:
-		reason = context.Cause(ctx).Error()
+	case conn.Context().Err() != nil: // closed already
+		cause := context.Cause(conn.Context())
+		reason = leaving(cause)
+		if stopped(cause) {
+			s.log.Debug("copier left in the handshake", "remote", addrPort(conn.RemoteAddr()), "reason", reason)
+			return
+		}
+	case errors.Is(err, ErrProtocol):
+		code = codeProtocol
+	case errors.Is(err, os.ErrDeadlineExceeded), ctx.Err() != nil:
+		reason = "the handshake took too long"
 	}
 	closeReason(conn, code, reason)
 	s.logRefusal(conn.RemoteAddr(), reason)
 }
 
-// leaving is the text of the copier's own reason to end the handshake.
+// leaving is the text of what ended a connection in the handshake, most often
+// the copier's own reason.
 func leaving(err error) string {
 	var app *quic.ApplicationError
+	if errors.As(err, &app) && !app.Remote {
+		return app.ErrorMessage
+	}
 	if errors.As(err, &app) && app.Remote {
 		return "the copier left: " + app.ErrorMessage
 	}
@@ -81,6 +98,13 @@ func leaving(err error) string {
 	return fmt.Sprintf("the copier left: %v", err)
 }
 
+// stopped reports whether the copier went without a complaint: it stops, or
+// reached the responder at another address sooner.
+func stopped(err error) bool {
+	var app *quic.ApplicationError
+	return errors.As(err, &app) && app.Remote && app.ErrorCode == codeDone
+}
+
 // handshake proves the secret, calls proved, and reads what the copier wants.
 // When it returns nil the connection belongs to a peer.
 func (s *Server) handshake(ctx context.Context, conn *quic.Conn, proved func()) error {
@@ -88,13 +112,14 @@ func (s *Server) handshake(ctx context.Context, conn *quic.Conn, proved func()) 
 	if err != nil {
 		return err
 	}
-	if err := control.SetDeadline(time.Now().Add(handshakeTimeout)); err != nil {
+	if end, ok := ctx.Deadline(); ok {
+		if err := control.SetDeadline(end); err != nil {
+			return err
+		}
+	}
+	if err := s.prove(conn, control, proved); err != nil {
 		return err
 	}
-	if err := s.prove(conn, control); err != nil {
-		return err
-	}
-	proved()
 	link := serverLink{conn, control}
 
 	t, body, err := readRequest(control)
@@ -116,11 +141,11 @@ func (s *Server) handshake(ctx context.Context, conn *quic.Conn, proved func()) 
 	if t != controlHello {
 		return nil // the first connection's goroutine does the rest
 	}
-	return s.gather(ctx, g)
+	return s.gather(conn.Context(), g)
 }
 
-// prove checks the copier's proof and answers with ours.
-func (s *Server) prove(conn *quic.Conn, control *quic.Stream) error {
+// prove checks the copier's proof, calls proved and answers with our proof.
+func (s *Server) prove(conn *quic.Conn, control *quic.Stream, proved func()) error {
 	var msg proofMsg
 	if err := readControl(control, controlProof, &msg); err != nil {
 		return err
@@ -140,6 +165,7 @@ func (s *Server) prove(conn *quic.Conn, control *quic.Stream) error {
 	if err != nil {
 		return err
 	}
+	proved()
 	return writeControl(control, controlProved, proofMsg{Version: version, Proof: proof})
 }
 
@@ -160,6 +186,7 @@ func (s *Server) hello(link serverLink, body []byte) (*gathering, error) {
 		},
 		conns:    make([]serverLink, msg.Connections),
 		complete: make(chan struct{}),
+		joined:   make(chan struct{}, msg.Connections),
 		missing:  msg.Connections - 1,
 	}
 	g.conns[0] = link
@@ -194,12 +221,14 @@ func (s *Server) join(link serverLink, body []byte) (*gathering, error) {
 	defer s.mu.Unlock()
 	g := s.waiting[string(msg.Session)]
 	if g == nil || !bytes.Equal(g.id, msg.Session) {
-		return nil, refuse(codeRefused, "no session waits for this connection")
+		// It may have been given up a moment ago, on a slow path.
+		return nil, refuse(codeFailed, "no session waits for this connection")
 	}
 	if msg.Index < 1 || msg.Index >= len(g.conns) || g.conns[msg.Index].conn != nil {
 		return nil, refuse(codeRefused, "the session does not wait for connection %d", msg.Index)
 	}
 	g.conns[msg.Index] = link
+	g.joined <- struct{}{} // has room for all
 	if g.missing--; g.missing == 0 {
 		delete(s.waiting, string(g.id))
 		close(g.complete)
@@ -207,21 +236,24 @@ func (s *Server) join(link serverLink, body []byte) (*gathering, error) {
 	return g, nil
 }
 
-// gather waits for the session's connections and makes it a peer.
+// gather waits for the session's connections, each handshakeTimeout after the
+// one before at most, and makes it a peer.
 func (s *Server) gather(ctx context.Context, g *gathering) error {
-	select {
-	case <-g.complete:
-	case <-ctx.Done():
-		s.mu.Lock()
-		delete(s.waiting, string(g.id))
-		links := slices.Clone(g.conns[1:])
-		s.mu.Unlock()
-		for _, l := range links {
-			if l.conn != nil {
-				closeReason(l.conn, codePartner, "the session's other connections did not come")
-			}
+	timer := time.NewTimer(handshakeTimeout)
+	defer timer.Stop()
+	for whole := false; !whole; {
+		select {
+		case <-g.complete:
+			whole = true
+		case <-g.joined:
+			timer.Reset(handshakeTimeout)
+		case <-timer.C:
+			s.abandon(g)
+			return refuse(codeFailed, "connections of the session did not come in time")
+		case <-ctx.Done():
+			s.abandon(g)
+			return context.Cause(ctx)
 		}
-		return fmt.Errorf("connections of the session did not come: %w", context.Cause(ctx))
 	}
 	for _, l := range g.conns {
 		if err := l.control.SetDeadline(time.Time{}); err != nil {
@@ -230,6 +262,19 @@ func (s *Server) gather(ctx context.Context, g *gathering) error {
 	}
 	s.adopt(newPeer(g, s.log))
 	return nil
+}
+
+// abandon closes the connections that have joined g.
+func (s *Server) abandon(g *gathering) {
+	s.mu.Lock()
+	delete(s.waiting, string(g.id))
+	links := slices.Clone(g.conns[1:])
+	s.mu.Unlock()
+	for _, l := range links {
+		if l.conn != nil {
+			closeReason(l.conn, codePartner, "the session's other connections did not come")
+		}
+	}
 }
 
 // readRequest reads a Hello or a Join.

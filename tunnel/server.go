@@ -10,17 +10,12 @@ import (
 	"net"
 	"net/netip"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/quic-go/quic-go"
 )
 
 const (
-	// maxUnproven is how many connections may be between their first packet and
-	// the proof of the secret; past half of it, addresses must be validated first
-	// (RFC 9000, 8.1.2).
-	maxUnproven = 64
 	// maxPeers is how many copiers may be connected at a time.
 	maxPeers = 1024
 	// logBurst lines about refused connections are logged per logPeriod.
@@ -54,11 +49,11 @@ type Server struct {
 	log       *slog.Logger
 	socket    *net.UDPConn
 	transport *quic.Transport
-	listener  *quic.Listener
+	listener  *quic.EarlyListener
 	peers     chan *Peer // accepted, for Accept to take
 	closed    chan struct{}
 	wg        sync.WaitGroup
-	unproven  atomic.Int64
+	newcomers newcomers
 	refusals  logLimit
 
 	mu      sync.Mutex
@@ -83,19 +78,23 @@ func Listen(cfg ServerConfig) (*Server, error) {
 	if err != nil {
 		return nil, fmt.Errorf("tunnel: listen on %s: %w", cfg.Addr, err)
 	}
+	quiet, err := newQuietConn(socket)
+	if err != nil {
+		return nil, errors.Join(err, socket.Close())
+	}
 	s := &Server{
 		cfg: cfg, log: cfg.Log, socket: socket,
 		peers: make(chan *Peer), closed: make(chan struct{}),
 		waiting: make(map[string]*gathering), live: make(map[*Peer]struct{}),
 	}
 	s.transport = &quic.Transport{
-		Conn:                socket,
+		Conn:                quiet,
 		StatelessResetKey:   resetKey(cfg.Identity.Secret),
-		VerifySourceAddress: func(net.Addr) bool { return s.unproven.Load() > maxUnproven/2 },
+		VerifySourceAddress: func(net.Addr) bool { return s.newcomers.crowded() },
 		ConnContext:         s.admit,
 	}
-	config := quicConfig(1)
-	s.listener, err = s.transport.Listen(serverTLS(cfg.Identity), config)
+	// Early, so that a connection can be closed that never ends its handshake.
+	s.listener, err = s.transport.ListenEarly(serverTLS(cfg.Identity), quicConfig(1, MaxLanes, laneWindow))
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("tunnel: listen on %s: %w", cfg.Addr, err), socket.Close())
 	}
@@ -112,26 +111,23 @@ func resetKey(secret [32]byte) *quic.StatelessResetKey {
 	return (*quic.StatelessResetKey)(mac.Sum(nil))
 }
 
-// A newcomer is a connection without a proof.
-type newcomer struct {
-	release func()      // gives its place among the unproven back
-	named   atomic.Bool // its end has been logged, or is receive's to log
-}
+// gaveWay is what a connection is told that lost its place among the newcomers.
+const gaveWay = "too many connections without a proof at once, this one was the oldest"
 
-// newcomerKey finds a connection's newcomer in its context.
-type newcomerKey struct{}
-
-// admit counts a new connection among the unproven ones, until it is proven or
-// ends, and refuses it when there are too many.
+// admit gives a new connection a place among the newcomers, until it is proven
+// or ends.
 func (s *Server) admit(ctx context.Context, info *quic.ClientInfo) (context.Context, error) {
-	if s.unproven.Add(1) > maxUnproven {
-		s.unproven.Add(-1)
-		return nil, errors.New("too many connections at once")
+	n := &newcomer{source: sourceOf(addrPort(info.RemoteAddr).Addr()), since: time.Now()}
+	out, err := s.newcomers.admit(n)
+	if err != nil {
+		return nil, err
 	}
-	n := &newcomer{release: sync.OnceFunc(func() { s.unproven.Add(-1) })}
+	if out != nil {
+		s.wg.Go(func() { closeReason(out, codeBusy, gaveWay) })
+	}
 	context.AfterFunc(ctx, func() {
-		n.release()
-		// Those that end in the TLS handshake never come to receive.
+		n.left()
+		// Those that end before they have said anything never come to receive.
 		if !n.named.Swap(true) {
 			s.logRefusal(info.RemoteAddr, leaving(context.Cause(ctx)))
 		}

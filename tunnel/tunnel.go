@@ -29,8 +29,10 @@ const (
 
 // Times of connecting and staying connected.
 const (
-	dialTimeout      = 3 * time.Second // copier: per address, proofs included
-	handshakeTimeout = 5 * time.Second // responder: from the first packet to the Hello
+	dialTimeout      = 3 * time.Second // copier: for QUIC's handshake
+	linkTimeout      = 4 * time.Second // copier: from the first packet to the Welcome
+	handshakeTimeout = 5 * time.Second // responder: the same, and between a session's connections
+	raceDelay        = 250 * time.Millisecond
 	keepAlive        = 2 * time.Second
 	idleTimeout      = 10 * time.Second
 	pingEvery        = 3 * time.Second
