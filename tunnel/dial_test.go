@@ -10,6 +10,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"flowtwin/tunnel/frame"
 )
 
 // farAway is a relay to addr with a one-way delay; it returns its own address.
@@ -231,4 +233,35 @@ func TestOtherHostAtOneAddress(t *testing.T) {
 	if err := connect(other, refusing.Addr().String()); !errors.Is(err, ErrRefused) {
 		t.Errorf("err = %v, want %v", err, ErrRefused)
 	}
+}
+
+// However many lanes stand still, they hold no other lane of their connection
+// back.
+func TestStalledLanesDoNotHoldOthers(t *testing.T) {
+	c, p := pair(t, ClientConfig{Lanes: 4})
+	stop := context.AfterFunc(testContext(t), func() { _ = p.Close("the test has waited long enough") })
+	defer stop()
+	stalled := func() (sent uint64) {
+		for i := range 3 {
+			sent += c.Lane(i).sent.Load()
+		}
+		return sent
+	}
+	for i := range 3 { // more than a stream takes at first; nobody reads
+		for range 2 {
+			if !c.Lane(i).Data(0, 0, 0, make([]byte, frame.MaxPayload)) {
+				t.Fatal("no room in a lane")
+			}
+		}
+		c.Lane(i).Flush()
+	}
+	eventually(t, "lanes stand still", func() bool { return stalled() > 690_000 })
+	l := c.Lane(3)
+	for range 4 {
+		if !l.Data(0, 0, 0, make([]byte, 250_000)) {
+			t.Fatal("no room in the lane")
+		}
+	}
+	l.Flush()
+	readFrames(t, p.Lane(3), 4)
 }

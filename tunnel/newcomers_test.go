@@ -144,3 +144,21 @@ func TestNewcomersPlaces(t *testing.T) {
 		t.Errorf("%d places taken and %d connections, want %d and %d", len(c.list), c.all, want, want+1)
 	}
 }
+
+// Without a proof nobody may fill the lanes' windows.
+func TestNoLaneBeforeTheProof(t *testing.T) {
+	s := listen(t, ServerConfig{Identity: testIdentity(t)})
+	conn, _ := rawCopier(t, s.Addr().String())
+	stream, err := conn.OpenUniStream()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := stream.Write(preamble(0)); err != nil {
+		t.Fatal(err)
+	}
+	<-conn.Context().Done()
+	var app *quic.ApplicationError
+	if err := context.Cause(conn.Context()); !errors.As(err, &app) || app.ErrorCode != codeProtocol || !strings.Contains(app.ErrorMessage, "before the proof") {
+		t.Errorf("closed with %v, want code %d", err, codeProtocol)
+	}
+}

@@ -37,23 +37,27 @@ const udpBuffer = 7 << 20
 // Flow control: what may wait unread in a lane, and in a lane's returns.
 const (
 	laneWindow    = 16 << 20
-	returnsWindow = 16 << 20
+	returnsWindow = 4 << 20
+	controlWindow = 1 << 20
 )
 
 // quicConfig returns the settings of both sides; biStreams is how many
 // bidirectional streams the peer may open, lanes how many unidirectional ones,
-// with window bytes each.
+// with window bytes each. The connection has room for all of them, from the
+// start: however many lanes stand still, they hold no other back.
 func quicConfig(biStreams int64, lanes int, window uint64) *quic.Config {
 	if biStreams == 0 {
 		biStreams = -1 // quic-go's word for none
 	}
+	room := uint64(lanes)*window + controlWindow
 	return &quic.Config{
-		HandshakeIdleTimeout:       handshakeTimeout / 2, // quic-go allows twice that in all
-		MaxIdleTimeout:             idleTimeout,
-		MaxStreamReceiveWindow:     window,
-		MaxConnectionReceiveWindow: 32 << 20,
-		MaxIncomingStreams:         biStreams,
-		MaxIncomingUniStreams:      int64(lanes),
+		HandshakeIdleTimeout:           handshakeTimeout / 2, // quic-go allows twice that in all
+		MaxIdleTimeout:                 idleTimeout,
+		MaxStreamReceiveWindow:         window,
+		InitialConnectionReceiveWindow: room,
+		MaxConnectionReceiveWindow:     room,
+		MaxIncomingStreams:             biStreams,
+		MaxIncomingUniStreams:          int64(lanes),
 	}
 }
 

@@ -108,6 +108,8 @@ func stopped(err error) bool {
 // handshake proves the secret, calls proved, and reads what the copier wants.
 // When it returns nil the connection belongs to a peer.
 func (s *Server) handshake(ctx context.Context, conn *quic.Conn, proved func()) error {
+	quiet := forbidStreams(ctx, conn)
+	defer quiet()
 	control, err := conn.AcceptStream(ctx)
 	if err != nil {
 		return err
@@ -117,7 +119,7 @@ func (s *Server) handshake(ctx context.Context, conn *quic.Conn, proved func()) 
 			return err
 		}
 	}
-	if err := s.prove(conn, control, proved); err != nil {
+	if err := s.prove(conn, control, func() { quiet(); proved() }); err != nil {
 		return err
 	}
 	link := serverLink{conn, control}
@@ -142,6 +144,23 @@ func (s *Server) handshake(ctx context.Context, conn *quic.Conn, proved func()) 
 		return nil // the first connection's goroutine does the rest
 	}
 	return s.gather(conn.Context(), g)
+}
+
+// forbidStreams closes conn when a lane is opened, until allow is called:
+// otherwise strangers could leave there what all lanes may hold.
+func forbidStreams(ctx context.Context, conn *quic.Conn) (allow func()) {
+	ctx, cancel := context.WithCancel(ctx)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		if _, err := conn.AcceptUniStream(ctx); err == nil {
+			closeReason(conn, codeProtocol, "a lane was opened before the proof")
+		}
+	}()
+	return func() {
+		cancel()
+		<-done
+	}
 }
 
 // prove checks the copier's proof, calls proved and answers with our proof.
