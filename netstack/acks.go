@@ -37,6 +37,7 @@ type ackState struct {
 	soon    bool                // in heldAcks.soon
 	last    uint32              // the last number that was sent or queued
 	any     bool                // last is valid: the handshake has been acknowledged
+	next    uint32              // the sequence number after all that was queued, from the SYN on
 	finSent bool                // nothing to ride on follows
 }
 
@@ -69,16 +70,22 @@ func (h *heldAcks) init(mtu int, flush func()) {
 
 func (h *heldAcks) now() int64 { return int64(time.Since(h.began)) }
 
-// hold reports whether it keeps pkt back. Any packet of the conn makes an ACK
-// that is held back unnecessary, since it carries the same number or a later one.
+// hold reports whether it keeps pkt back. A packet of the conn makes an ACK that is
+// held back unnecessary, since it carries the same number or a later one; but not
+// one that the target has seen before, a retransmission or a probe: of a segment
+// left of its window the target does not read the ACK.
 func (h *heldAcks) hold(c *Conn, pkt *stack.PacketBuffer, t header.TCP, queue *[]outPacket) bool {
 	a := &c.acks
 	flags := packet.Flags(t.Flags())
+	seen := a.advance(t, flags, pkt.Data().Size())
 	if !flags.Has(packet.ACK) {
 		return false
 	}
+	if seen {
+		*queue = h.release(c, *queue)
+	}
 	timing := ackNow
-	if flags == packet.ACK && pkt.Data().Size() == 0 && int(t.DataOffset()) <= tcpHeader+plainOptions && !a.finSent {
+	if !seen && flags == packet.ACK && pkt.Data().Size() == 0 && int(t.DataOffset()) <= tcpHeader+plainOptions && !a.finSent {
 		timing = h.timing(c, t.AckNumber())
 	}
 	waits := a.held != nil
@@ -107,6 +114,25 @@ func (h *heldAcks) hold(c *Conn, pkt *stack.PacketBuffer, t header.TCP, queue *[
 		h.arm(a.due)
 	}
 	return true
+}
+
+// advance notes a packet's place in the sequence, and reports whether it begins
+// with what was sent before.
+func (a *ackState) advance(t header.TCP, flags packet.Flags, payload int) (seen bool) {
+	seq := t.SequenceNumber()
+	end := seq + uint32(payload)
+	if flags.Has(packet.FIN) {
+		end++
+	}
+	if flags.Has(packet.SYN) {
+		a.next = end + 1
+		return false
+	}
+	seen = int32(seq-a.next) < 0
+	if int32(end-a.next) > 0 {
+		a.next = end
+	}
+	return seen
 }
 
 // timing decides for a pure ACK.

@@ -6,11 +6,15 @@ import (
 	"io"
 	"net"
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	"golang.org/x/sys/unix"
+	"gvisor.dev/gvisor/pkg/buffer"
+	"gvisor.dev/gvisor/pkg/tcpip/header"
+	"gvisor.dev/gvisor/pkg/tcpip/stack"
 
 	"flowtwin/internal/packet"
 )
@@ -85,6 +89,56 @@ func TestHeldAckLeavesByItsTimer(t *testing.T) {
 	c.Abort()
 	c.Release()
 	s.Ready(nil)
+}
+
+// A probe or a retransmission does not take a held ACK along: the target reads no
+// ACK of a segment that it has already. The ACK leaves before it.
+func TestOldSegmentDoesNotSwallowAck(t *testing.T) {
+	var h heldAcks
+	h.init(65535, func() {})
+	defer h.takeAll(nil)
+	c := &Conn{}
+	var queue []outPacket
+	send := func(flags packet.Flags, seq, ack uint32, payload int) (sent []uint32) {
+		t.Helper()
+		pkt := stack.NewPacketBuffer(stack.PacketBufferOptions{
+			ReserveHeaderBytes: header.TCPMinimumSize, Payload: buffer.MakeWithData(make([]byte, payload)),
+		})
+		defer pkt.DecRef()
+		b := header.TCP(pkt.TransportHeader().Push(header.TCPMinimumSize))
+		b.Encode(&header.TCPFields{SeqNum: seq, AckNum: ack, DataOffset: header.TCPMinimumSize, Flags: header.TCPFlags(flags)})
+		queue = queue[:0]
+		if !h.hold(c, pkt, b, &queue) {
+			queue = append(queue, outPacket{c, pkt.IncRef()})
+		}
+		for _, p := range queue {
+			sent = append(sent, header.TCP(p.pkt.TransportHeader().Slice()).AckNumber())
+			p.pkt.DecRef()
+		}
+		return sent
+	}
+	const data = packet.ACK | packet.PSH
+	for i, p := range []struct {
+		flags    packet.Flags
+		seq, ack uint32
+		payload  int
+		sent     []uint32
+	}{
+		{packet.SYN, 1<<32 - 3, 0, 0, []uint32{0}},
+		{data, 1<<32 - 2, 1, 10, []uint32{1}},
+		{packet.ACK, 8, 2, 0, nil},             // held
+		{data, 8, 3, 5, []uint32{3}},           // rides on new bytes
+		{packet.ACK, 13, 4, 0, nil},            // held
+		{data, 8, 5, 5, []uint32{4, 5}},        // a retransmission
+		{packet.ACK, 13, 6, 0, nil},            // held
+		{packet.ACK, 12, 6, 0, []uint32{6, 6}}, // a probe of a closed window
+		{packet.ACK, 13, 7, 0, nil},            // held
+		{data | packet.FIN, 13, 7, 1, []uint32{7}},
+	} {
+		if sent := send(p.flags, p.seq, p.ack, p.payload); !slices.Equal(sent, p.sent) {
+			t.Errorf("packet %d: ACKs %d left, want %d", i, sent, p.sent)
+		}
+	}
 }
 
 // unsent returns how many bytes the kernel has not seen acknowledged.
