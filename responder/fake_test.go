@@ -183,9 +183,14 @@ func (c *fakeConn) Acked() uint64 {
 	return c.acked
 }
 
-func (c *fakeConn) Abort()                 {}
-func (c *fakeConn) Release()               { c.stack.mu.Lock(); c.released = true; c.stack.mu.Unlock() }
-func (c *fakeConn) Connect() time.Duration { return 250 * time.Microsecond }
+func (c *fakeConn) Abort()   {}
+func (c *fakeConn) Release() { c.stack.mu.Lock(); c.released = true; c.stack.mu.Unlock() }
+func (c *fakeConn) Connect() time.Duration {
+	if c.State() == replay.ConnConnecting || c.stack.net.target.refuse {
+		return 0
+	}
+	return 250 * time.Microsecond
+}
 
 // wait waits for a condition that must come about.
 func wait(t *testing.T, what string, cond func() bool) {

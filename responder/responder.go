@@ -74,6 +74,8 @@ func Run(ctx context.Context, cfg Config) (err error) {
 		"invite_file", cfg.InviteFile, "shards", cfg.Shards, "version", cfg.Version)
 	check.begin(r.net)
 	cfg.Ready()
+	ctx, lost := untilLost(ctx, stackNet.Failed())
+	defer func() { err = errors.Join(err, lost()) }()
 	return r.serve(ctx, func(ctx context.Context) (peer, error) {
 		p, err := srv.Accept(ctx)
 		if err != nil {

@@ -330,6 +330,28 @@ func TestDrain(t *testing.T) {
 	}
 }
 
+// Bye is a copier's last word: sessions whose end it did not tell must not hold
+// back the lane's.
+func TestByeEndsWhatIsOpen(t *testing.T) {
+	r := newRig(t, Config{}, newFakeNet(2, target{}))
+	for f := range uint32(4) {
+		r.open(f)
+		r.data(f, 0, "abc")
+	}
+	r.lane().Flush()
+	done := make(chan error, 1)
+	go func() { done <- r.client.Finish(t.Context()) }()
+	r.wait("the lane's end", func() bool { return r.said })
+	if err := <-done; err != nil || len(r.closed) != 4 {
+		t.Errorf("finish: %v, %d accounts", err, len(r.closed))
+	}
+	for f, c := range r.closed {
+		if c.How != frame.ClosedAborted || c.DeliveredBytes != 3 {
+			t.Errorf("flow %d: account %+v", f, c)
+		}
+	}
+}
+
 // A copier that comes while the sessions finish must learn that it is too late.
 func TestCopierDuringTheDrain(t *testing.T) {
 	r := newRig(t, Config{Drain: 10 * time.Second}, newFakeNet(1, target{silent: true}))

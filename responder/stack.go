@@ -2,7 +2,6 @@ package responder
 
 import (
 	"net/netip"
-	"time"
 
 	"flowtwin/netstack"
 	"flowtwin/responder/replay"
@@ -31,10 +30,7 @@ type stack interface {
 }
 
 // A conn is what a session needs of netstack.Conn.
-type conn interface {
-	replay.Conn
-	Connect() time.Duration
-}
+type conn interface{ replay.Conn }
 
 // realNet is netstack.Net as a network.
 type realNet struct{ *netstack.Net }

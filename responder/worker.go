@@ -137,6 +137,7 @@ func (w *worker) take(b *batch) {
 	case whatFrames:
 	case whatBye:
 		st.said = true
+		w.hurry(st)
 		w.touch(st)
 	case whatGone:
 		st.gone = true
@@ -186,6 +187,17 @@ func (w *worker) cut(st *strand, how frame.CloseHow) {
 	for s := st.first; s != nil; {
 		next := s.next
 		s.Cut(how, w.now)
+		s = next
+	}
+}
+
+// hurry has the sessions of a strand come to their end: its copier has said Bye
+// and waits for the accounts. Sessions whose client's end has not come would wait
+// for it for ever.
+func (w *worker) hurry(st *strand) {
+	for s := st.first; s != nil; {
+		next := s.next
+		s.Hurry(w.now)
 		s = next
 	}
 }

@@ -22,14 +22,14 @@ func (s *Session) do(a action, e event, now int64) event {
 		return s.finish(now)
 	case abort:
 		s.how = s.howAborted(e)
-		s.reap()
+		s.lookBack(now)
 		s.conn.Abort()
 		return s.letGo()
 	case release:
 		if e == evFailed {
 			s.how = s.howFailed()
 		}
-		s.reap()
+		s.lookBack(now)
 		return s.letGo()
 	case account:
 		s.account(now)
@@ -169,6 +169,15 @@ func (s *Session) finish(now int64) event {
 	return evNone
 }
 
+// lookBack takes what the connection has to tell before it is let go of: one that
+// ended early may have been established without that we had news of it.
+func (s *Session) lookBack(now int64) {
+	if s.conn.Connect() != 0 {
+		s.opens(now)
+	}
+	s.reap()
+}
+
 // letGo ends our interest in the connection, and the session if its client has
 // ended too.
 func (s *Session) letGo() event {
@@ -253,15 +262,29 @@ func (s *Session) deadline(now int64) int64 {
 			return min(s.gate.since+int64(cfg.MaxHold), now+int64(cfg.Settle))
 		}
 		return s.gate.wake(cfg)
-	case ending, targetClosed, lastAck:
+	case targetClosed, lastAck:
 		return s.progress + int64(cfg.Linger)
+	case ending:
+		return s.progress + s.patience()
 	case sending:
 		if s.end != endNone {
-			return s.progress + int64(cfg.Linger)
+			return s.progress + s.patience()
 		}
 	case connecting, discarding, over:
 	}
 	return 0
+}
+
+// patience is how long a target may be silent that owes an answer to a client
+// that has closed its side, as `nc -N` and many RPC clients do after the request:
+// as long as one that is dead, since the online server had that time too. What it
+// really took there would be better to wait for (issue "ends match production").
+// A copier that waits for the accounts is not kept for so long.
+func (s *Session) patience() int64 {
+	if s.hurried {
+		return int64(s.shard.cfg.Linger)
+	}
+	return int64(s.shard.cfg.Patience)
 }
 
 // arm sets the timer. One that is due earlier than needed is left alone: looking

@@ -21,6 +21,7 @@ type fakeConn struct {
 	aborted  bool
 	released bool
 	broken   bool // writes fail
+	opened   time.Duration
 }
 
 var errBroken = errors.New("connection is broken")
@@ -62,6 +63,8 @@ func (c *fakeConn) CloseWrite() error {
 	c.closed = true
 	return nil
 }
+
+func (c *fakeConn) Connect() time.Duration { c.use(); return c.opened }
 
 func (c *fakeConn) Acked() uint64 { return c.acked }
 func (c *fakeConn) Abort()        { c.use(); c.aborted = true; c.state = ConnReset }

@@ -44,6 +44,8 @@ type Session struct {
 	abortBy  int64 // the session ends then, 0 never
 	armed    int64 // when its timer is due
 	place    int   // in the shard's timers, notArmed
+	opened   bool  // the listener knows that the connection was established
+	hurried  bool  // Hurry was called
 }
 
 // clientEnd says how the client's side ended.
@@ -154,6 +156,17 @@ func (s *Session) Abort(now int64) {
 	s.ended(endAborted, SeenUnknown, now)
 }
 
+// Hurry tells the session that its copier waits for the account and that nothing
+// more will come.
+func (s *Session) Hurry(now int64) {
+	s.hurried = true
+	if s.end == endNone {
+		s.Abort(now)
+		return
+	}
+	s.arm(now)
+}
+
 func (s *Session) ended(end clientEnd, seen uint64, now int64) {
 	kind, e := turnFin, evEnd
 	if end == endReset {
@@ -203,7 +216,7 @@ func (s *Session) News(now int64) {
 	case ConnEstablished, ConnFinished:
 	}
 	if s.state == connecting {
-		s.shard.listener.Established(s, now)
+		s.opens(now)
 		s.dispatch(evConnected, now)
 	}
 	if s.absorb(now) {
@@ -221,6 +234,14 @@ func (s *Session) News(now int64) {
 		s.dispatch(evFinished, now)
 	} else if s.waitsForRoom() {
 		s.dispatch(evWritable, now)
+	}
+}
+
+// opens says that the connection was established, once.
+func (s *Session) opens(now int64) {
+	if !s.opened {
+		s.opened = true
+		s.shard.listener.Established(s, now)
 	}
 }
 

@@ -22,6 +22,30 @@ func TestBytesBeforeTheHandshake(t *testing.T) {
 	}
 }
 
+// A connection that ends before we look at it was established all the same.
+func TestEstablishedIsNeverMissed(t *testing.T) {
+	for name, tt := range map[string]struct {
+		ends func(r *rig)
+		want int
+	}{
+		"reset behind the handshake": {func(r *rig) { r.conn.state = ConnReset; r.s.News(r.now) }, 1},
+		"timed out behind it":        {func(r *rig) { r.conn.state = ConnTimedOut; r.s.News(r.now) }, 1},
+		"cut behind it":              {func(r *rig) { r.s.Cut(frame.ClosedDrain, r.now) }, 1},
+		"refused":                    {func(r *rig) { r.conn.opened = 0; r.conn.state = ConnRefused; r.s.News(r.now) }, 0},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := newRig(t, Config{})
+			r.conn.opened = time.Millisecond
+			r.turn(0, "abc")
+			tt.ends(r)
+			r.s.Abort(r.now)
+			if r.log.established != tt.want || len(r.log.closed) != 1 {
+				t.Errorf("%d established, %d accounts; want %d, 1", r.log.established, len(r.log.closed), tt.want)
+			}
+		})
+	}
+}
+
 func TestGate(t *testing.T) {
 	t.Run("same turn leaves at once", func(t *testing.T) {
 		r := connected(t, Config{})
@@ -322,9 +346,9 @@ func TestEnds(t *testing.T) {
 			r.turn(0, "abc")
 			r.ack()
 			r.s.Fin(0, r.now)
-			r.pass(9 * time.Second)
-			r.answer(1) // something still comes
-			r.pass(9 * time.Second)
+			r.pass(119 * time.Second) // as an application that works on its answer
+			r.answer(1)               // which begins
+			r.pass(119 * time.Second)
 			r.want("Ending", "abc")
 			r.pass(time.Second)
 		}, frame.Closed{How: frame.ClosedTimeout, DeliveredBytes: 3, DeliveredSegments: 1, AnswerBytes: 1, Turns: 1}},
@@ -333,7 +357,9 @@ func TestEnds(t *testing.T) {
 			r.turn(0, "abc")
 			r.s.Fin(0, r.now)
 			r.ack()
-			r.pass(10 * time.Second)
+			r.pass(119 * time.Second)
+			r.want("Sending", "a")
+			r.pass(time.Second)
 		}, frame.Closed{How: frame.ClosedTimeout, DeliveredBytes: 1, DroppedBytes: 2, DroppedSegments: 1, Turns: 1}},
 		{"copier gives up", func(r *rig) {
 			r.turn(0, "abc")
@@ -351,6 +377,28 @@ func TestEnds(t *testing.T) {
 			r.s.Abort(r.now)
 			r.pass(2 * time.Second)
 		}, frame.Closed{How: frame.ClosedAborted, DeliveredBytes: 3, DeliveredSegments: 1, Turns: 1}},
+		{"copier leaves, client had closed, target does not", func(r *rig) {
+			r.turn(0, "abc")
+			r.ack()
+			r.s.Fin(0, r.now)
+			r.s.Hurry(r.now)
+			r.pass(10*time.Second - 1)
+			r.want("Ending", "abc")
+			r.pass(1)
+		}, frame.Closed{How: frame.ClosedTimeout, DeliveredBytes: 3, DeliveredSegments: 1, Turns: 1}},
+		{"copier leaves, client had not closed", func(r *rig) {
+			r.turn(0, "abc")
+			r.ack()
+			r.s.Hurry(r.now)
+			r.pass(2 * time.Second)
+		}, frame.Closed{How: frame.ClosedAborted, DeliveredBytes: 3, DeliveredSegments: 1, Turns: 1}},
+		{"our last FIN is not acknowledged", func(r *rig) {
+			r.conn.fin = true
+			r.s.News(r.now)
+			r.s.Fin(0, r.now)
+			r.want("LastAck", "")
+			r.pass(10 * time.Second)
+		}, frame.Closed{How: frame.ClosedTimeout}},
 		{"cut", func(r *rig) {
 			r.turn(0, "abc")
 			r.turn(7, "held")

@@ -23,6 +23,9 @@ const (
 // are called from the shard's goroutine. It borrows what it is given.
 type Conn interface {
 	State() ConnState
+	// Connect returns how long the handshake took, 0 when it did not come about. It
+	// may have, although State says how the connection ended since.
+	Connect() time.Duration
 	// Write takes bytes, fewer than len(p) when the send buffer is full.
 	Write(p []byte) (int, error)
 	// Absorb discards what the target sent and says how much that was, and whether
@@ -54,7 +57,8 @@ type Config struct {
 	GateOff      bool
 	Settle       time.Duration
 	MaxHold      time.Duration
-	Linger       time.Duration // without any progress, once one side has closed; default 10 s
+	Linger       time.Duration // without any progress, once the target has closed; default 10 s
+	Patience     time.Duration // the same, once the client has closed; default 2 min
 	AbortLinger  time.Duration // for all that is left of a flow the copier gave up; default 2 s
 	SessionBytes int           // queued per session, default 8 MiB
 	ShardBytes   int           // queued per shard, default 256 MiB; a session may hold a share of what is free
@@ -68,6 +72,7 @@ func (c Config) withDefaults() Config {
 	setDefault(&c.Settle, DefaultSettle)
 	setDefault(&c.MaxHold, DefaultMaxHold)
 	setDefault(&c.Linger, 10*time.Second)
+	setDefault(&c.Patience, 2*time.Minute)
 	setDefault(&c.AbortLinger, 2*time.Second)
 	setDefault(&c.SessionBytes, 8<<20)
 	setDefault(&c.ShardBytes, 256<<20)
