@@ -86,12 +86,25 @@ func (s *shard) meet(c *claim) (uint32, bool) {
 		why = report.TableFull
 	}
 	s.book.Flows.Refused[why]++
-	s.known.put(memo{tuple: s.tuple, iss: c.iss, drop: why})
+	s.known.put(memo{tuple: s.tuple, iss: c.iss, drop: why}, s.clock)
 	return 0, false
 }
 
-// insert takes a slot for the tuple.
+// pendingShare is the part of the table, 1/8, that flows in their handshake may
+// have: a flood of SYNs must not take it from connections.
+const pendingShare = 8
+
+// insert takes a slot for the tuple. The oldest of the pending flows makes way when
+// these are too many, and the one that was shunned first when the table is full.
 func (s *shard) insert() (uint32, bool) {
+	if s.book.Flows.Pending >= uint64(max(s.table.Max()/pendingShare, 1)) {
+		oldest := s.pending.first - 1
+		s.refuse(oldest, s.table.At(oldest), report.NeverEstablished)
+	}
+	if s.table.Len() == s.table.Max() && s.shunned.first != 0 {
+		oldest := s.shunned.first - 1
+		s.free(oldest, s.table.At(oldest))
+	}
 	return s.table.Insert(&s.tuple)
 }
 
@@ -110,6 +123,7 @@ func (s *shard) begin(slot uint32, at int, c *claim) {
 	r.scaled = c.scaled
 	r.mapped = uint16(at)
 	r.asm.Start(c.iss)
+	s.push(&s.pending, slot)
 }
 
 // handshake looks at a client's packet of a flow in its handshake, and opens the
@@ -199,6 +213,7 @@ func (s *shard) admit(slot uint32, r *record) (report.Reason, bool) {
 		}
 		return s.refuse(slot, r, report.TunnelDown), false
 	}
+	s.remove(&s.pending, slot)
 	r.state = stateCopying
 	s.book.Open()
 	return 0, true
@@ -207,9 +222,10 @@ func (s *shard) admit(slot uint32, r *record) (report.Reason, bool) {
 // refuse ends a flow that was not opened, and returns why.
 func (s *shard) refuse(slot uint32, r *record, why report.Reason) report.Reason {
 	s.discard(r, why)
+	s.remove(&s.pending, slot)
 	s.book.Flows.Pending--
 	s.book.Flows.Refused[why]++
-	s.known.put(memo{tuple: s.table.Tuple(slot), iss: r.iss, drop: why})
+	s.known.put(memo{tuple: s.table.Tuple(slot), iss: r.iss, drop: why}, s.clock)
 	r.state = stateFree
 	s.table.Free(slot)
 	return why

@@ -88,10 +88,13 @@ func (s *shard) replace(slot uint32) {
 
 // free forgets a flow of which nothing is to come.
 func (s *shard) free(slot uint32, r *record) {
+	if r.state == stateShunned {
+		s.remove(&s.shunned, slot)
+	}
 	tuple := s.table.Tuple(slot)
 	if at, ok := s.table.Find(&tuple); ok && at == slot {
 		// What may still come of a flow that was given up is dropped for that reason.
-		s.known.put(memo{tuple: tuple, iss: r.iss, next: r.asm.Next(), drop: r.drop})
+		s.known.put(memo{tuple: tuple, iss: r.iss, next: r.asm.Next(), drop: r.drop}, s.clock)
 	}
 	r.state = stateFree
 	s.table.Free(slot)
@@ -153,12 +156,11 @@ func (s *shard) settle(slot uint32, r *record, c *frame.Closed) {
 	switch r.state {
 	case stateCopying, stateFinHeld:
 		s.abandon(r, report.SessionOver)
-		r.state = stateShunned
-		s.over(slot, r)
+		s.shun(slot, r)
 	case stateFinSent:
 		r.state = stateSettled
 	case stateGivenUp:
-		r.state = stateShunned
+		s.shun(slot, r)
 	default:
 		if r.drop == report.None {
 			s.compare(r)
@@ -190,9 +192,16 @@ func (s *shard) loseAll() {
 		case r.state.open():
 			s.abandon(r, report.TunnelLost)
 		}
-		r.state = stateShunned
-		s.over(slot, r)
+		s.shun(slot, r)
 	}
+}
+
+// shun keeps a flow that was given up and settled, to know its packets by, for as
+// long as it lives online.
+func (s *shard) shun(slot uint32, r *record) {
+	r.state = stateShunned
+	s.push(&s.shunned, slot)
+	s.over(slot, r)
 }
 
 // giveUpAll gives up every flow that lives: the copier is about to end.

@@ -2,28 +2,35 @@ package copier
 
 import (
 	"hash/maphash"
+	"time"
 
 	"flowtwin/copier/report"
 	"flowtwin/internal/flow"
 	"flowtwin/internal/packet"
 )
 
-// memorySets and memoryWays bound what a shard remembers of connections that are
-// not, or no longer, in its table: about 200 KB.
+// Bounds of a memory, in sets: 200 KB at first, then as much as it needs, up to
+// memoryShare tuples for each that the table may hold (52 bytes each).
 const (
-	memorySets = 1024
-	memoryWays = 4
+	memoryFirst = 1024
+	memoryWays  = 4
+	memoryShare = 2
 )
+
+// memoryBrief is how long a connection is remembered that was followed to its end,
+// or never established: what comes of it still comes soon. Then it makes way
+// before the memory grows.
+const memoryBrief = time.Minute
 
 // A memory knows the tuples of flows that were refused, so that the rest of
 // their packets counts under the same reason and the flow once, and of flows that
 // have ended, so that stragglers are not taken for connections that began before
-// us. It forgets the oldest of a set when that is full; a flow that is forgotten
-// and goes on is counted once more.
+// us. When it may not grow any more it forgets the oldest of a set; a flow that is
+// forgotten and goes on is counted once more.
 type memory struct {
 	seed maphash.Seed
 	sets [][memoryWays]memo
-	tick uint32
+	max  int // sets, a power of two
 }
 
 // memo is what is remembered of one tuple.
@@ -31,7 +38,7 @@ type memo struct {
 	tuple flow.Tuple
 	iss   packet.Seq    // valid unless the reason is Midstream
 	next  packet.Seq    // of an ended one: where its client's bytes ended
-	age   uint32        // larger is younger; 0 is an empty place
+	age   uint32        // when it was put, in units of ageUnit, from 1 on; 0 is an empty place
 	drop  report.Reason // None: it was followed to its end
 }
 
@@ -46,8 +53,16 @@ func (e *memo) was(end packet.Seq) bool {
 	return e.drop == report.None && d >= 0 && d < stragglers
 }
 
-func newMemory() memory {
-	return memory{seed: maphash.MakeSeed(), sets: make([][memoryWays]memo, memorySets)}
+// ageUnit makes 32 bits last for years.
+const ageUnit = 1 << 26 // ns
+
+// newMemory returns the memory of a table of n tuples.
+func newMemory(n int) memory {
+	most := memoryFirst
+	for most*memoryWays < n*memoryShare {
+		most *= 2
+	}
+	return memory{seed: maphash.MakeSeed(), sets: make([][memoryWays]memo, memoryFirst), max: most}
 }
 
 // find returns what is remembered of t, valid until the next put, or nil.
@@ -61,24 +76,79 @@ func (m *memory) find(t *flow.Tuple) *memo {
 	return nil
 }
 
-// put remembers e in the place of what was known of its tuple, or of the oldest.
-func (m *memory) put(e memo) {
-	m.tick++
-	e.age = m.tick
-	set := m.set(&e.tuple)
-	place := &set[0]
-	for i := range set {
-		if set[i].age != 0 && set[i].tuple == e.tuple {
-			place = &set[i]
-			break
-		}
-		if set[i].age < place.age {
-			place = &set[i]
-		}
+// put remembers e, at the time now, in the place of what was known of its tuple, or
+// of what matters least.
+func (m *memory) put(e memo, now int64) {
+	e.age = uint32(now/ageUnit) + 1
+	place := m.place(&e)
+	if place.age != 0 && place.tuple != e.tuple && !place.brief(e.age) && len(m.sets) < m.max && m.filled(&e) {
+		m.grow()
+		place = m.place(&e)
 	}
 	*place = e
 }
 
+// place returns where e is to be put.
+func (m *memory) place(e *memo) *memo {
+	set := m.set(&e.tuple)
+	best := &set[0]
+	for i := range set {
+		switch p := &set[i]; {
+		case p.age != 0 && p.tuple == e.tuple:
+			return p
+		case p.worth(e.age) < best.worth(e.age):
+			best = p
+		}
+	}
+	return best
+}
+
+// brief reports whether the time has passed for which e is worth remembering.
+func (e *memo) brief(now uint32) bool {
+	return (e.drop == report.None || e.drop == report.NeverEstablished) && now-e.age > uint32(memoryBrief/ageUnit)
+}
+
+// worth orders memos: the smaller goes first.
+func (e *memo) worth(now uint32) uint32 {
+	if e.brief(now) {
+		return 0
+	}
+	return e.age
+}
+
+// filled reports whether an eighth of the memory is worth keeping, as the sets
+// around e's tell. Less, and only this set is full, by chance.
+func (m *memory) filled(e *memo) bool {
+	const around = 64
+	at, worth := m.index(&e.tuple), 0
+	for i := range uint64(around) {
+		set := &m.sets[(at+i)%uint64(len(m.sets))]
+		for j := range set {
+			if set[j].worth(e.age) > 0 {
+				worth++
+			}
+		}
+	}
+	return worth >= around*memoryWays/8
+}
+
+// grow doubles the memory. Seldom, and then as long as a copy of it takes.
+func (m *memory) grow() {
+	old := m.sets
+	m.sets = make([][memoryWays]memo, 2*len(old))
+	for i := range old {
+		for _, e := range old[i] {
+			if e.age != 0 {
+				*m.place(&e) = e
+			}
+		}
+	}
+}
+
 func (m *memory) set(t *flow.Tuple) *[memoryWays]memo {
-	return &m.sets[maphash.Comparable(m.seed, *t)%memorySets]
+	return &m.sets[m.index(t)]
+}
+
+func (m *memory) index(t *flow.Tuple) uint64 {
+	return maphash.Comparable(m.seed, *t) % uint64(len(m.sets))
 }

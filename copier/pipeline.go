@@ -40,6 +40,9 @@ type shard struct {
 	store *flow.Store
 	limit limits
 
+	pending chain // flows in their handshake
+	shunned chain
+
 	known memory
 	view  packet.View
 	tuple flow.Tuple
@@ -236,7 +239,7 @@ func (s *shard) follow() {
 		}
 		s.phase = p
 	}
-	if s.phase >= phaseDraining && s.book.Flows.Live == 0 {
+	if s.phase >= phaseDraining && s.book.Flows.Live == 0 && s.book.Sessions.Open == 0 {
 		signal(s.quiet)
 	}
 	if s.phase >= phaseFinishing && (s.owed == 0 || !s.up) {

@@ -8,7 +8,7 @@ import (
 // receive takes in what the responder has returned.
 func (s *shard) receive() {
 	frames, epoch := s.lane.Returns()
-	if epoch != s.epoch {
+	if epoch != s.epoch || !s.up {
 		return // of a connection whose sessions are accounted as lost
 	}
 	for len(frames) > 0 {

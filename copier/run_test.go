@@ -334,3 +334,45 @@ func TestConfigIsChecked(t *testing.T) {
 		}
 	}
 }
+
+// The drain waits for the accounts of sessions whose flows have ended.
+func TestDrainWaitsForAccounts(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r, c := newRig(t), newConn()
+		r.lane.answers = false
+		stop := r.start(t)
+		r.capture(c.handshake()...)
+		r.capture(c.data("abc"), c.fin(), c.serverFin())
+		began := time.Now()
+		done := make(chan error)
+		go func() { done <- stop() }()
+		elapse(4 * time.Second)
+		r.lane.bye <- struct{}{} // the target is slow
+		if err := <-done; err != nil {
+			t.Fatal(err)
+		}
+		if d := time.Since(began); d < 4*time.Second || d > 5*time.Second {
+			t.Errorf("stopping took %v, want until the account came after 4 s", d)
+		}
+		if !strings.HasPrefix(r.out.String(), "copied 100.00 %\n") {
+			t.Errorf("ledger is\n%s", &r.out)
+		}
+	})
+}
+
+// Accounts that never come are a loss with a name.
+func TestMissingAccounts(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r, c := newRig(t), newConn()
+		r.lane.answers = false
+		stop := r.start(t)
+		r.capture(c.handshake()...)
+		r.capture(c.data("abc"), c.fin(), c.serverFin())
+		if err := stop(); err != nil {
+			t.Fatal(err)
+		}
+		if got := r.out.String(); !strings.HasPrefix(got, "copied 0.00 %, 100.00 % account_missing (1 flow)\n") || !strings.HasSuffix(got, "sums: ok\n") {
+			t.Errorf("ledger is\n%s", got)
+		}
+	})
+}

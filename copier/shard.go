@@ -6,7 +6,7 @@ import (
 	"flowtwin/internal/flow"
 )
 
-// Memory of a copier. A record costs about 200 bytes, index included, and only
+// Memory of a copier. A record costs about 300 bytes, index included, and only
 // when it is used; the store only when segments come out of order.
 const (
 	maxFlows   = 1 << 17 // over all shards
@@ -22,7 +22,7 @@ func newShard(ring source, l lane, maps *mapping, n int, offset func() time.Dura
 		table:  flow.NewTable[record](maxFlows / n),
 		store:  flow.NewStore(storeBytes / n),
 		limit:  defaultLimits(),
-		known:  newMemory(),
+		known:  newMemory(maxFlows / n),
 		offset: offset,
 		quiet:  make(chan struct{}, 1),
 		ended:  make(chan struct{}, 1),

@@ -593,3 +593,16 @@ func TestTLSIsNoticed(t *testing.T) {
 		t.Error("a ClientHello on map 0 was not noticed, or on map 1")
 	}
 }
+
+// What the lost connection still hands over is not held against the responder.
+func TestReturnsAfterTheBreak(t *testing.T) {
+	b, c := newBench(t), newConn()
+	b.feed(c.handshake()...)
+	b.lane.up = false
+	b.wait(time.Second)
+	b.lane.returns = frame.AppendEstablished(nil, 0, &frame.Established{Client: clientAddr})
+	b.wait(time.Second)
+	if b.book.BadReturns != 0 {
+		t.Errorf("%d bad returns", b.book.BadReturns)
+	}
+}

@@ -23,10 +23,13 @@ type limits struct {
 	// long and alive; the kernels' own keep-alive asks after 2 hours, and its
 	// probes are captured like everything else.
 	idle time.Duration
+	// closed is the same once a side has closed, and for flows that are not copied
+	// any more: no keep-alive holds the connection then, or it is not worth a slot.
+	closed time.Duration
 }
 
 func defaultLimits() limits {
-	return limits{handshake: 75 * time.Second, reorder: 130 * time.Second, blind: 2 * time.Second, quiet: 3 * time.Second, idle: 2*time.Hour + 10*time.Minute}
+	return limits{handshake: 75 * time.Second, reorder: 130 * time.Second, blind: 2 * time.Second, quiet: 3 * time.Second, idle: 2*time.Hour + 10*time.Minute, closed: 3 * time.Minute}
 }
 
 // sweepLeast is how many slots a sweep looks at, at least; a tenth of all
@@ -62,12 +65,20 @@ func (s *shard) inspect(slot uint32, r *record) {
 		}
 	case r.state.open():
 		s.inspectOpen(slot, r, still)
-	case still <= s.limit.idle:
+	case still <= s.idle(r):
 	case r.state == stateSettled:
 		s.retire(slot, r, report.Idle)
 	case r.state == stateShunned:
 		s.free(slot, r)
 	}
+}
+
+// idle is how long nothing may be captured of the flow.
+func (s *shard) idle(r *record) time.Duration {
+	if r.ending != report.Alive || !r.state.open() {
+		return min(s.limit.closed, s.limit.idle)
+	}
+	return s.limit.idle
 }
 
 // inspectOpen looks at a flow of which nothing has come for so long.
@@ -85,7 +96,7 @@ func (s *shard) inspectOpen(slot uint32, r *record, still time.Duration) {
 	case waits && time.Duration(s.clock-since) > wait:
 		gap, _ := r.asm.Gap(s.store)
 		s.hole(slot, r, gap)
-	case still > s.limit.idle:
+	case still > s.idle(r):
 		s.giveUp(slot, r, report.Idle)
 	}
 }

@@ -344,7 +344,7 @@ func (s *shard) stranger(v *packet.View) {
 		}
 		s.book.Flows.Seen++
 		s.book.Flows.Refused[report.Midstream]++
-		s.known.put(memo{tuple: s.tuple, drop: report.Midstream})
+		s.known.put(memo{tuple: s.tuple, drop: report.Midstream}, s.clock)
 		s.refused(report.Midstream, v.PayloadLen)
 	}
 }
