@@ -62,8 +62,17 @@ func explainTun(err error) error {
 	return fmt.Errorf("%w: %s: %w", ErrNoTun, hint, err)
 }
 
-// checkOverlap refuses a pool that contains addresses which the host itself has
-// or already has a route for, default routes aside.
+// Shorter prefixes are ways into the internet, cut in pieces: 0.0.0.0/1 and
+// 128.0.0.0/1, 2000::/3, or what a VPN makes of "all but the private ranges". The
+// pool's own route goes before them.
+const (
+	broadBits4 = 8 // 10.0.0.0/8 is somebody's network
+	broadBits6 = 7 // and so is fc00::/7
+)
+
+// checkOverlap refuses a pool that contains addresses which the host itself has,
+// or that overlaps with a route, be it within the pool, equal or around it; default
+// routes and those that are nearly as broad do not count.
 func checkOverlap(prefixes []netip.Prefix) error {
 	addrs, err := netlink.AddrList(nil, netlink.FAMILY_ALL)
 	if err != nil {
@@ -83,14 +92,25 @@ func checkOverlap(prefixes []netip.Prefix) error {
 		}
 		for _, p := range prefixes {
 			for _, r := range routes {
-				dst, ok := prefixOf(r.Dst)
-				if ok && dst.Bits() > 0 && dst.Overlaps(p) && !dst.Addr().IsMulticast() {
+				if dst, ok := prefixOf(r.Dst); ok && meets(dst, p) {
 					return fmt.Errorf("%w: %v meets the route %q: choose another with -c", ErrOverlap, p, routeText(r))
 				}
 			}
 		}
 	}
 	return nil
+}
+
+// meets reports whether a route to dst stands against a pool's prefix p.
+func meets(dst, p netip.Prefix) bool {
+	broad := broadBits4
+	if isV6(dst) {
+		broad = broadBits6
+	}
+	if dst.Bits() < broad && dst.Bits() < p.Bits() {
+		return false
+	}
+	return dst.Overlaps(p) && !dst.Addr().IsMulticast()
 }
 
 func prefixOf(n *net.IPNet) (netip.Prefix, bool) {

@@ -6,6 +6,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"sync"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -27,10 +28,16 @@ const (
 // closed or the process dies.
 type device struct {
 	name   string
+	index  int
 	queues []tun.Device
+	local  localnet
+
+	asking  sync.Mutex      // guards netlink
+	netlink *netlink.Handle // of the device's network namespace; nil when closed
 }
 
-// openDevice makes the device and sets it up. The host must have been checked.
+// openDevice makes the device and sets it up. The host must have been checked. It
+// may take IPv6 out of cfg.Pool.
 func openDevice(cfg *Config) (_ *device, err error) {
 	d := &device{name: cfg.Name}
 	defer func() {
@@ -38,6 +45,9 @@ func openDevice(cfg *Config) (_ *device, err error) {
 			err = errors.Join(err, d.close())
 		}
 	}()
+	if d.netlink, err = netlink.NewHandle(unix.NETLINK_ROUTE); err != nil {
+		return nil, fmt.Errorf("open netlink: %w", err)
+	}
 	for range cfg.Shards {
 		q, name, err := openQueue(d.name, cfg.Shards > 1)
 		if err != nil {
@@ -84,6 +94,13 @@ func (d *device) close() error {
 		errs = append(errs, q.Close())
 	}
 	d.queues = nil
+	d.asking.Lock()
+	if d.netlink != nil {
+		d.netlink.Close()
+		d.netlink = nil
+	}
+	d.asking.Unlock()
+	errs = append(errs, d.local.close())
 	return errors.Join(errs...)
 }
 
@@ -93,13 +110,14 @@ func (d *device) setUp(cfg *Config) error {
 	if err != nil {
 		return err
 	}
+	d.index = link.Attrs().Index
 	if err := netlink.LinkSetMTU(link, cfg.MTU); err != nil {
 		return fmt.Errorf("set MTU %d: %w", cfg.MTU, err)
 	}
 	if err := netlink.LinkSetTxQLen(link, txQueue); err != nil {
 		return fmt.Errorf("set transmit queue: %w", err)
 	}
-	if err := d.setSysctls(cfg); err != nil {
+	if err := d.settings(cfg); err != nil {
 		return err
 	}
 	if err := netlink.LinkSetUp(link); err != nil {
@@ -109,39 +127,6 @@ func (d *device) setUp(cfg *Config) error {
 		if err := addRoute(link, p); err != nil {
 			return fmt.Errorf("route %v: %w", p, err)
 		}
-	}
-	return nil
-}
-
-// setSysctls keeps the kernel from talking IPv6 by itself on the device, and lets
-// packets from it reach 127.0.0.0/8 when a target is there. The reverse path
-// filter needs nothing: each source address has its route through the device.
-func (d *device) setSysctls(cfg *Config) error {
-	if ipv6Enabled() && cfg.MTU >= minMTU6 {
-		v6 := false
-		for _, p := range cfg.Pool {
-			v6 = v6 || p.Addr().Is6()
-		}
-		settings := [][2]string{{"accept_ra", "0"}, {"autoconf", "0"}, {"addr_gen_mode", "1"}, {"router_solicitations", "0"}}
-		if !v6 {
-			settings = [][2]string{{"disable_ipv6", "1"}}
-		}
-		for _, s := range settings {
-			if err := d.sysctl("ipv6", s[0], s[1]); err != nil {
-				return err
-			}
-		}
-	}
-	if cfg.Loopback {
-		return d.sysctl("ipv4", "route_localnet", "1")
-	}
-	return nil
-}
-
-func (d *device) sysctl(family, key, value string) error {
-	path := "/proc/sys/net/" + family + "/conf/" + d.name + "/" + key
-	if err := os.WriteFile(path, []byte(value), 0); err != nil {
-		return fmt.Errorf("set sysctl: %w", err)
 	}
 	return nil
 }
@@ -156,9 +141,4 @@ func addRoute(link netlink.Link, p netip.Prefix) error {
 		r.Scope = netlink.SCOPE_LINK
 	}
 	return netlink.RouteAdd(r)
-}
-
-func ipv6Enabled() bool {
-	b, err := os.ReadFile("/proc/sys/net/ipv6/conf/all/disable_ipv6")
-	return err == nil && len(b) > 0 && b[0] == '0'
 }

@@ -59,14 +59,20 @@ func TestPoolThatOverlapsIsRefused(t *testing.T) {
 		t.Fatal(err)
 	}
 	ns.Run(t, "ip", "route", "add", "198.18.64.0/18", "dev", "lo")
-	ns.Run(t, "ip", "route", "add", "default", "dev", "lo")
+	// A VPN's ways to everywhere do not count, nor does the default route.
+	for _, dst := range []string{"default", "0.0.0.0/1", "128.0.0.0/1", "196.0.0.0/6", "2000::/3", "::/1"} {
+		ns.Run(t, "ip", "route", "add", dst, "dev", "lo")
+	}
+	ns.Run(t, "ip", "route", "add", "11.0.0.0/8", "dev", "lo")
 	for pool, route := range map[string]string{
 		"198.18.0.0/15":    "198.18.64.0/18 dev lo",
 		"198.18.100.0/24":  "198.18.64.0/18 dev lo",
 		"10.9.0.0/30":      "10.9.0.",
 		"10.9.0.1/32":      "10.9.0.1",
 		"10.9.0.255/32":    "10.9.0.0/24 dev lo",
+		"11.1.0.0/16":      "11.0.0.0/8 dev lo",
 		"198.19.0.0/16":    "",
+		"2001:2::/48":      "",
 		"203.0.113.128/25": "",
 	} {
 		var n *Net

@@ -5,10 +5,10 @@ import (
 	"net/netip"
 )
 
-// unreachable takes an ICMP message of the kernel: a firewall that rejects, or a
-// missing route, ends a connection attempt at once, as it would a kernel's client's
-// connect. Established connections do not listen to ICMP. It reports whether b was
-// about a session.
+// unreachable takes an ICMP message of the kernel: a firewall that rejects, a
+// missing route, or an address that is no longer the host's (see lifetime) ends a
+// connection attempt at once, as it would a kernel's client's connect. Established
+// connections do not listen to ICMP. It reports whether b was about a session.
 func (r *reader) unreachable(b []byte) bool {
 	inner := unreachableOf(b)
 	if inner == nil {
@@ -49,12 +49,13 @@ func (r *reader) unreachable(b []byte) bool {
 	return true
 }
 
-// unreachableOf returns the packet that a destination-unreachable message is
-// about, or nil when b is something else.
+// unreachableOf returns the packet that a destination-unreachable or time-exceeded
+// message is about, or nil when b is something else.
 func unreachableOf(b []byte) []byte {
 	const (
 		icmp4, icmp6       = 1, 58
 		unreach4, unreach6 = 3, 1
+		exceed4, exceed6   = 11, 3
 		needsFragmentation = 4
 		icmpHeader         = 8
 	)
@@ -62,12 +63,12 @@ func unreachableOf(b []byte) []byte {
 	switch {
 	case len(b) >= ip4Header && b[0]>>4 == 4 && b[9] == icmp4:
 		at = int(b[0]&15) * 4
-		if len(b) < at+icmpHeader+ip4Header || b[at] != unreach4 || b[at+1] == needsFragmentation {
+		if len(b) < at+icmpHeader+ip4Header || b[at] != exceed4 && (b[at] != unreach4 || b[at+1] == needsFragmentation) {
 			return nil
 		}
 	case len(b) >= ip6Header && b[0]>>4 == 6 && b[6] == icmp6:
 		at = ip6Header
-		if len(b) < at+icmpHeader+ip6Header || b[at] != unreach6 {
+		if len(b) < at+icmpHeader+ip6Header || b[at] != unreach6 && b[at] != exceed6 {
 			return nil
 		}
 	default:

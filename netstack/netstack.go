@@ -34,8 +34,10 @@ type Config struct {
 	Pool     []netip.Prefix // outward client addresses, default 198.18.0.0/15 and, where the host has IPv6, 2001:2::/48
 	Shards   int            // stacks, each with a TUN queue; default 1
 	MTU      int            // default 65535; below 1280 IPv6 does not work
-	Loopback bool           // a target is in 127.0.0.0/8: set route_localnet on the device
+	Loopback bool           // targets in 127.0.0.0/8 are allowed: the first one sets route_localnet on the device
 	Log      *slog.Logger   // default: discard
+
+	defaultPool bool
 }
 
 // Defaults of Config.
@@ -64,6 +66,7 @@ type Net struct {
 	readers []*reader
 	began   time.Time
 
+	failed           chan error // capacity 1
 	stop             chan struct{}
 	writing, reading sync.WaitGroup
 	closed           sync.Once
@@ -71,28 +74,28 @@ type Net struct {
 }
 
 // Open checks everything (capability, /dev/net/tun, overlap of the pool with
-// existing routes), then makes the device, sets it up by netlink, and starts the
-// stacks. Errors say what to do.
+// existing routes), then makes the device, sets it up by netlink, sees that the
+// host's routing rules lead there, and starts the stacks. Errors say what to do.
 func Open(cfg Config) (*Net, error) {
 	if err := cfg.fill(); err != nil {
 		return nil, err
 	}
-	v4, v6, err := newPools(cfg.Pool)
-	if err != nil {
+	if _, _, err := newPools(cfg.Pool); err != nil {
 		return nil, err
 	}
 	if err := checkHost(&cfg); err != nil {
 		return nil, err
 	}
 	// Nothing above changes the host.
-	n := &Net{cfg: cfg, began: time.Now(), stop: make(chan struct{})}
-	n.alloc = newAllocator(v4, v6, cfg.Shards, n.now)
-	old, err := occupyOldTuples(n.alloc)
-	if err != nil {
-		return nil, err
-	}
+	n := &Net{began: time.Now(), failed: make(chan error, 1), stop: make(chan struct{})}
+	var err error
 	if n.device, err = openDevice(&cfg); err != nil {
 		return nil, err
+	}
+	n.cfg = cfg
+	old, err := n.prepare()
+	if err != nil {
+		return nil, errors.Join(err, n.Close())
 	}
 	for i := range cfg.Shards {
 		s, err := newStack(n, i, n.device.queues[i].File())
@@ -110,6 +113,22 @@ func Open(cfg Config) (*Net, error) {
 	return n, nil
 }
 
+// prepare makes the allocator, with the tuples of an earlier run kept back, and
+// checks the routes of the device's pool. It returns how many those tuples are.
+func (n *Net) prepare() (old int, err error) {
+	v4, v6, err := newPools(n.cfg.Pool)
+	if err != nil {
+		return 0, err
+	}
+	n.alloc = newAllocator(v4, v6, n.cfg.Shards, n.now)
+	for _, p := range []*pool{&n.alloc.v4, &n.alloc.v6} {
+		if err := n.device.checkRouting(netip.Addr{}, p); err != nil {
+			return 0, err
+		}
+	}
+	return occupyOldTuples(n.alloc)
+}
+
 // fill validates the configuration and puts the defaults in.
 func (c *Config) fill() error {
 	if c.Name == "" {
@@ -122,6 +141,7 @@ func (c *Config) fill() error {
 		return fmt.Errorf("MTU %d: must be %d to %d", c.MTU, minMTU, DefaultMTU)
 	}
 	if len(c.Pool) == 0 {
+		c.defaultPool = true
 		if c.Pool = DefaultPool(); !ipv6Enabled() || c.MTU < minMTU6 {
 			c.Pool = c.Pool[:1]
 		}
@@ -187,35 +207,17 @@ func (n *Net) Close() error {
 	return n.err
 }
 
-// CheckTarget says why a target cannot be dialled, or nil: for a configuration
-// to be refused at start.
-func (n *Net) CheckTarget(target netip.AddrPort) error {
-	ip := target.Addr().Unmap()
-	switch {
-	case !target.IsValid() || target.Port() == 0:
-		return fmt.Errorf("%w: %v is not an address and port", ErrTarget, target)
-	case ip.IsUnspecified() || ip.IsMulticast():
-		return fmt.Errorf("%w: %v is not the address of a host", ErrTarget, ip)
-	case ip.Is6() && ip.IsLoopback():
-		return fmt.Errorf("%w: Linux refuses packets to ::1 from other devices; let the server listen on 127.0.0.1 or another address", ErrTarget)
-	case ip.Is6() && ip.IsLinkLocalUnicast():
-		return fmt.Errorf("%w: %v is valid on one link only", ErrTarget, ip)
-	case ip.IsLoopback() && !n.cfg.Loopback:
-		return fmt.Errorf("%w: %v needs the Loopback setting", ErrTarget, ip)
-	case n.alloc.pool(ip.Is6()).size == 0:
-		return fmt.Errorf("%w: the pool has no address of the family of %v", ErrTarget, ip)
-	}
-	return nil
-}
+// Failed gets an error when the device is lost, as by "ip link del", or set down,
+// which takes its routes away for good: no session works from then on, and the Net
+// has to be closed.
+func (n *Net) Failed() <-chan error { return n.failed }
 
-func (n *Net) checkTarget(l Lease, target netip.AddrPort) error {
-	if err := n.CheckTarget(target); err != nil {
-		return err
+// lost reports the loss of the device, once.
+func (n *Net) lost(err error) {
+	select {
+	case n.failed <- fmt.Errorf("TUN device %s is lost: %w", n.Name(), err):
+	default:
 	}
-	if l.key.v6() != target.Addr().Is6() {
-		return fmt.Errorf("%w: the lease %v is of the other family", ErrTarget, l.Client)
-	}
-	return nil
 }
 
 // outwardKey returns the tuple that a packet of the target is addressed to.

@@ -2,11 +2,13 @@ package netstack
 
 import (
 	"encoding/binary"
+	"errors"
 	"io"
 	"sync"
 	"sync/atomic"
 	"time"
 
+	"golang.org/x/sys/unix"
 	"gvisor.dev/gvisor/pkg/tcpip/header"
 	"gvisor.dev/gvisor/pkg/tcpip/stack"
 
@@ -24,7 +26,8 @@ const maxQueued = 16384
 //	drain  writes what is queued: the owner's goroutine after each operation on a
 //	       conn, which saves waking another one, and for all else the writer's
 type out struct {
-	tun  io.Writer // one packet for each Write
+	tun  io.Writer   // one packet for each Write
+	lost func(error) // told when the device is down or gone
 	kick chan struct{}
 
 	// inline is set while the owner's goroutine is inside an operation: it
@@ -49,8 +52,8 @@ type outPacket struct {
 	pkt  *stack.PacketBuffer
 }
 
-func newOut(tun io.Writer, mtu int) *out {
-	o := &out{tun: tun, kick: make(chan struct{}, 1), buf: make([]byte, virtioHdr+1<<16)}
+func newOut(tun io.Writer, mtu int, lost func(error)) *out {
+	o := &out{tun: tun, lost: lost, kick: make(chan struct{}, 1), buf: make([]byte, virtioHdr+1<<16)}
 	o.acks.init(mtu, o.flushLate)
 	return o
 }
@@ -170,7 +173,9 @@ func (o *out) write(p outPacket) {
 	p.conn.sending(p.conn.path.outward(b[virtioHdr:]), payload)
 	putVirtio(b, p.conn.path.v6, hdrLen, tcpAt, payload, mss)
 	if _, err := o.tun.Write(b); err != nil {
-		o.failed.Add(1)
+		if o.failed.Add(1); errors.Is(err, unix.EIO) || errors.Is(err, unix.EBADFD) {
+			o.lost(err)
+		}
 		return
 	}
 	o.packets.Add(1)

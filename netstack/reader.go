@@ -1,11 +1,9 @@
 package netstack
 
 import (
-	"encoding/binary"
 	"errors"
 	"io"
 	"log/slog"
-	"net/netip"
 	"os"
 	"sync/atomic"
 	"time"
@@ -52,7 +50,7 @@ func (r *reader) run() {
 		case errors.Is(err, os.ErrClosed):
 			return
 		default:
-			r.log.Error("reading from the TUN device ended", "err", err)
+			r.net.lost(err)
 			return
 		}
 		if n > virtioHdr {
@@ -82,9 +80,7 @@ func (r *reader) take(b []byte, now int64) {
 	c := s.outward.find(key)
 	if c == nil || !c.path.from(srcOf(b), v.SrcPort) {
 		r.strays.Add(1)
-		if v.Flags.Has(packet.FIN|packet.ACK) && !v.Flags.Has(packet.RST) {
-			r.answerFIN(v)
-		}
+		r.answer(v)
 		return
 	}
 	if s.tap != nil {
@@ -142,38 +138,6 @@ func (r *reader) inject(s *Stack, c *Conn) {
 		s.link.deliver(ipv6.ProtocolNumber, pkt)
 	} else {
 		s.link.deliver(ipv4.ProtocolNumber, pkt)
-	}
-}
-
-// answerFIN acknowledges a FIN to a tuple without a session: the session has
-// ended, its last ACK was lost, and the target asks again. This is all that is
-// left of TIME_WAIT here.
-func (r *reader) answerFIN(v *packet.View) {
-	ack := uint32(v.Seq) + uint32(v.SegLen())
-	out, in := netip.AddrPortFrom(v.Dst.Netip(), v.DstPort), netip.AddrPortFrom(v.Src.Netip(), v.SrcPort)
-	p := newPath(out, in)
-	var ipLen int
-	var reply [virtioHdr + ip6Header + tcpHeader]byte
-	ip := reply[virtioHdr:]
-	if p.v6 {
-		ipLen = ip6Header
-		ip[0], ip[6], ip[7] = 6<<4, protoTCP, 64
-		binary.BigEndian.PutUint16(ip[4:], tcpHeader)
-	} else {
-		ipLen = ip4Header
-		ip[0], ip[8], ip[9] = 4<<4|5, 64, protoTCP
-		binary.BigEndian.PutUint16(ip[2:], ip4Header+tcpHeader)
-	}
-	t := ip[ipLen:]
-	binary.BigEndian.PutUint16(t[2:], v.SrcPort)
-	binary.BigEndian.PutUint32(t[4:], uint32(v.Ack))
-	binary.BigEndian.PutUint32(t[8:], ack)
-	t[12], t[13] = tcpHeader/4<<4, byte(packet.ACK)
-	binary.BigEndian.PutUint16(t[14:], 1<<16-1)
-	p.outward(ip[:ipLen+tcpHeader])
-	putVirtio(reply[:], p.v6, ipLen+tcpHeader, ipLen, 0, 0)
-	if _, err := r.tun.Write(reply[:virtioHdr+ipLen+tcpHeader]); err != nil {
-		r.log.Debug("answering a FIN", "err", err)
 	}
 }
 

@@ -38,6 +38,10 @@ const (
 	deadPeer = 2 * time.Minute
 	// lingerTime is how long a released conn waits for the target's FIN.
 	lingerTime = 5 * time.Second
+	// lifetime of our packets, in hops. A target is on this host. When its address
+	// has gone, or a firewall changes it, a host that forwards would send the
+	// packet on with a client's address; no router forwards a packet's last hop.
+	lifetime = 1
 )
 
 // A Stack is one shard: one gVisor stack and one TUN queue. Its methods, and those
@@ -70,7 +74,7 @@ func newStack(n *Net, index int, tun io.Writer) (*Stack, error) {
 	s.outward.conns = make(map[tupleKey]*Conn)
 	s.dialing = dialing{stack: s, now: n.now, timeout: connectTimeout}
 	s.link = &linkEndpoint{owner: s, mtu: uint32(n.cfg.MTU)}
-	s.out = newOut(tun, n.cfg.MTU)
+	s.out = newOut(tun, n.cfg.MTU, n.lost)
 	s.gv = stack.New(stack.Options{
 		NetworkProtocols:   []stack.NetworkProtocolFactory{ipv4.NewProtocol, ipv6.NewProtocol},
 		TransportProtocols: []stack.TransportProtocolFactory{tcp.NewProtocol},
@@ -100,10 +104,10 @@ func (s *Stack) setUp() tcpip.Error {
 // to be set on each.
 func setOptions(gv *stack.Stack) tcpip.Error {
 	sack := tcpip.TCPSACKEnabled(true)
-	// RACK loses throughput: https://github.com/google/gvisor/issues/9707.
+	// RACK has kept windows small: https://github.com/google/gvisor/issues/9778.
 	recovery := tcpip.TCPRecovery(0)
-	// gVisor's cubic stays in slow start too long on short paths:
-	// https://github.com/google/gvisor/issues/11632.
+	// Cubic's window grows without bound where nothing is lost, as here, and has
+	// overflowed: https://github.com/google/gvisor/issues/11632.
 	control := tcpip.CongestionControlOption("reno")
 	receive := tcpip.TCPReceiveBufferSizeRangeOption{Min: 4 << 10, Default: receiveBuffer, Max: receiveBuffer}
 	send := tcpip.TCPSendBufferSizeRangeOption{Min: 4 << 10, Default: sendBuffer, Max: maxSendBuffer}
@@ -116,6 +120,12 @@ func setOptions(gv *stack.Stack) tcpip.Error {
 		&sack, &recovery, &control, &receive, &send, &moderate, &nagle, &linger, &timeWait,
 	} {
 		if terr := gv.SetTransportProtocolOption(tcp.ProtocolNumber, o); terr != nil {
+			return terr
+		}
+	}
+	for _, proto := range []tcpip.NetworkProtocolNumber{ipv4.ProtocolNumber, ipv6.ProtocolNumber} {
+		ttl := tcpip.DefaultTTLOption(lifetime)
+		if terr := gv.SetNetworkProtocolOption(proto, &ttl); terr != nil {
 			return terr
 		}
 	}
