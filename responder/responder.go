@@ -312,7 +312,12 @@ func (r *server) status(ctx context.Context) {
 
 // summary adds the workers' counters up.
 func (r *server) summary() Summary {
-	s := Summary{Open: r.host.open.Load(), Strays: r.host.strays.Load(), Net: r.net.Stats()}
+	h := r.host
+	s := Summary{
+		Open: h.open.Load(), Net: r.net.Stats(),
+		Received: h.received.bytes.Load(), ReceivedSegments: h.received.segments.Load(),
+		Strays: h.stray.frames.Load(), StrayBytes: h.stray.bytes.Load(), StraySegments: h.stray.segments.Load(),
+	}
 	r.mu.Lock()
 	s.Copiers = len(r.peers)
 	r.mu.Unlock()
@@ -327,6 +332,9 @@ func (r *server) summary() Summary {
 // report prints the final summary, and writes it to the report file.
 func (r *server) report() error {
 	s := r.summary()
+	if s.Sums = s.check(); len(s.Sums) > 0 {
+		r.log.Error("the sums do not add up", "sums", s.Sums)
+	}
 	r.log.Info("stopped", s.attrs()...)
 	err := s.write(r.cfg.Out)
 	if r.cfg.ReportFile == "" {
