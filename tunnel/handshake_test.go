@@ -261,8 +261,9 @@ func TestUnreachable(t *testing.T) {
 // A copier that is too slow may come again: neither side may take a handshake
 // without an answer for a breach of the protocol, which ends a copier that starts.
 func TestSlowHandshakeMayBeTriedAgain(t *testing.T) {
+	checkLeaks(t)
 	t.Run("responder", func(t *testing.T) {
-		checkLeaks(t)
+		t.Parallel()
 		s := listen(t, ServerConfig{Identity: testIdentity(t)})
 		conn, control := rawCopier(t, s.Addr().String())
 		if _, err := control.Write([]byte{byte(controlProof), 0}); err != nil {
@@ -279,7 +280,7 @@ func TestSlowHandshakeMayBeTriedAgain(t *testing.T) {
 		}
 	})
 	t.Run("copier", func(t *testing.T) {
-		checkLeaks(t)
+		t.Parallel()
 		id := testIdentity(t)
 		mute, err := quic.ListenAddr("127.0.0.1:0", serverTLS(id), quicConfig(1, MaxLanes, laneWindow))
 		if err != nil {
@@ -289,6 +290,15 @@ func TestSlowHandshakeMayBeTriedAgain(t *testing.T) {
 		c := newClient(t, ClientConfig{Invite: id.Invite([]string{mute.Addr().String()}, time.Time{})})
 		if err := c.Connect(testContext(t)); !errors.Is(err, errSlow) || refusal(err) {
 			t.Errorf("err = %v, want %v", err, errSlow)
+		}
+		conn, err := mute.Accept(testContext(t))
+		if err != nil {
+			t.Fatal(err)
+		}
+		<-conn.Context().Done()
+		var app *quic.ApplicationError
+		if err := context.Cause(conn.Context()); !errors.As(err, &app) || app.ErrorCode != codeFailed {
+			t.Errorf("closed with %v, want code %d", err, codeFailed)
 		}
 	})
 	if linkTimeout >= handshakeTimeout || dialTimeout >= linkTimeout {

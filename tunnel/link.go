@@ -190,11 +190,15 @@ func (l *link) within(ctx context.Context, shake func() error) error {
 		err = context.Cause(ctx)
 	}
 	if err != nil {
-		if errors.Is(err, ErrProtocol) {
+		cause := context.Cause(l.conn.Context())
+		switch {
+		case errors.Is(err, ErrProtocol):
 			closeReason(l.conn, codeProtocol, err.Error())
-		}
-		if cause := context.Cause(l.conn.Context()); cause != nil && !refusal(err) {
+		case refusal(err): // prove has told the responder why
+		case cause != nil:
 			err = cause
+		default:
+			closeReason(l.conn, codeFailed, "the responder took too long to answer")
 		}
 		return handshakeError(err)
 	}
