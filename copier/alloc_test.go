@@ -40,9 +40,9 @@ func (r *steady) Packet(p *capture.Packet) bool {
 
 // busy returns a shard and a ring with n whole connections: handshake, requests
 // and answers, both FINs.
-func busy(n, requests int) (*shard, *steady) {
+func busy(n, requests, size int) (*shard, *steady) {
 	ring := &steady{fakeRing: newFakeRing()}
-	payload := string(make([]byte, 300))
+	payload := string(make([]byte, size))
 	for i := range n {
 		c := newConn()
 		c.client = netip.AddrPortFrom(c.client.Addr(), uint16(1000+i))
@@ -51,6 +51,9 @@ func busy(n, requests int) (*shard, *steady) {
 			ring.all = append(ring.all, c.data(payload), c.answer(500), c.ack())
 		}
 		ring.all = append(ring.all, c.fin(), c.serverFin(), c.ack())
+	}
+	for i := range ring.all {
+		ring.all[i].Checked = true // the ring changes them
 	}
 	l := &sink{newFakeLane(), make(map[uint32]*[2]uint64)}
 	return newShard(ring, l, testMaps(), 1, func() time.Duration { return 0 }), ring
@@ -69,7 +72,7 @@ func pass(s *shard, p *capture.Packet) {
 }
 
 func TestPipelineDoesNotAllocate(t *testing.T) {
-	s, _ := busy(100, 5)
+	s, _ := busy(100, 5, 300)
 	var p capture.Packet
 	for range 10 { // tables and the lane's buffers have their size then
 		pass(s, &p)
@@ -83,7 +86,7 @@ func TestPipelineDoesNotAllocate(t *testing.T) {
 }
 
 func BenchmarkPipeline(b *testing.B) {
-	s, ring := busy(100, 30)
+	s, ring := busy(100, 30, 300)
 	var p capture.Packet
 	pass(s, &p)
 	for b.Loop() {

@@ -169,6 +169,12 @@ func (s *shard) one(p *capture.Packet) {
 		return
 	}
 	if p.ToServer {
+		// Else what was corrupted on its way would be forwarded, and what the client
+		// sends again for it taken for known. What was cut is not forwarded anyway.
+		if !p.Checked && v.Whole() && !v.ChecksumOK() {
+			s.fault(packet.BadChecksum)
+			return
+		}
 		s.tuple = flow.Tuple{Client: v.Src, Server: v.Dst, ClientPort: v.SrcPort, ServerPort: v.DstPort}
 		s.fromClient(p, v)
 		return
@@ -185,6 +191,8 @@ func (s *shard) fault(f packet.Fault) {
 		s.book.Packets.Truncated++
 	case packet.Malformed:
 		s.book.Packets.Malformed++
+	case packet.BadChecksum:
+		s.book.Packets.BadChecksum++
 	default:
 		s.book.Packets.NotTCP++
 	}

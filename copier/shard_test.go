@@ -606,3 +606,27 @@ func TestReturnsAfterTheBreak(t *testing.T) {
 		t.Errorf("%d bad returns", b.book.BadReturns)
 	}
 }
+
+// What was corrupted on its way is not what the client sent: the server drops it,
+// and the client sends it again.
+func TestBadChecksum(t *testing.T) {
+	b, c := newBench(t), newConn()
+	b.feed(c.handshake()...)
+	good := c.data("GET /aaaa")
+	bad := good
+	bad.Data = slices.Clone(good.Data)
+	bad.Data[len(bad.Data)-1] ^= 0x55
+	b.feed(bad, good)
+	b.wantData(b.session(), "GET /aaaa")
+	if b.book.Packets.BadChecksum != 1 || b.book.Client.Conflicts != 0 || b.book.Client.Captured.Segments != 1 {
+		t.Errorf("packets %+v, client %+v", b.book.Packets, b.book.Client)
+	}
+	// A card computes it later.
+	unfinished := c.data("b")
+	unfinished.Data[len(unfinished.Data)-2] ^= 0x55
+	unfinished.Checked = true
+	b.feed(unfinished)
+	if b.book.Packets.BadChecksum != 1 || b.book.Client.Captured.Segments != 2 {
+		t.Errorf("packets %+v", b.book.Packets)
+	}
+}

@@ -120,6 +120,11 @@ type Packet struct {
 	Time     int64  // ns since the epoch, from the kernel
 	Iface    int32
 	ToServer bool // by its way: false is a packet from the server
+
+	// Checked says that the TCP checksum needs no look: the network card has found
+	// it right, or it is not there yet, as of packets that stay on the host or were
+	// merged. Otherwise it is the reader's to check; the kernel will only afterwards.
+	Checked bool
 }
 
 // Stats of one ring.

@@ -85,8 +85,10 @@ func (b *blocks) next(p *Packet) (info packetInfo, ok bool) {
 	p.Time = int64(binary.NativeEndian.Uint32(h[pktSec:]))*1e9 + int64(binary.NativeEndian.Uint32(h[pktNsec:]))
 	p.Iface = int32(binary.NativeEndian.Uint32(h[pktIface:]))
 	p.ToServer = h[pktType] != typeOutgoing
+	status := binary.NativeEndian.Uint32(h[pktStatus:])
+	p.Checked = status&(unix.TP_STATUS_CSUM_VALID|unix.TP_STATUS_CSUMNOTREADY) != 0
 	return packetInfo{
 		proto:  binary.BigEndian.Uint16(h[pktProto:]),
-		tagged: binary.NativeEndian.Uint32(h[pktStatus:])&unix.TP_STATUS_VLAN_VALID != 0,
+		tagged: status&unix.TP_STATUS_VLAN_VALID != 0,
 	}, true
 }

@@ -301,3 +301,55 @@ func TestTwoSetsAreIndependent(t *testing.T) {
 	one.until(t, fins(8))
 	two.until(t, fins(8))
 }
+
+// The kernel tells which checksums are known to be right, or not there yet; all
+// others are, and one that is wrong shows.
+func TestChecksums(t *testing.T) {
+	for name, offloads := range map[string]bool{"with offloads": true, "without offloads": false} {
+		t.Run(name, func(t *testing.T) {
+			client, server := pair(t)
+			for _, ns := range []*testnet.NS{client, server} {
+				if err := testnet.SetOffloads(ns, "eth0", offloads); err != nil {
+					t.Fatal(err)
+				}
+			}
+			const addr = "10.9.0.2:80"
+			serve(t, server, addr, []byte("answer"))
+			set := openIn(t, server, Config{Interfaces: []string{"eth0"}, Matches: serverAt(addr)})
+			tp := startTap(t, set)
+			request(t, client, addr, randomBytes(t, 100_000))
+			all := tp.until(t, fins(1))
+			for _, p := range all {
+				if !p.ToServer {
+					continue
+				}
+				if !offloads && p.Checked {
+					t.Errorf("%d bytes: nobody has checked them", p.WireLen)
+				}
+				if !p.Checked && !p.view.ChecksumOK() {
+					t.Errorf("%d bytes: not checked, and wrong", p.WireLen)
+				}
+				if p.Checked && p.view.ChecksumOK() && p.view.PayloadLen > 0 {
+					t.Errorf("%d bytes: said to be unfinished, but right", p.WireLen)
+				}
+			}
+			bad := tcp("10.9.0.1:5000", addr, []byte("corrupted"))
+			bad[len(bad)-1] ^= 1
+			rawLink(t, client, "eth0", server).send(bad)
+			n := len(all)
+			all = tp.until(t, func(all []taken) string {
+				for _, p := range all[n:] {
+					if p.view.SrcPort == 5000 {
+						return ""
+					}
+				}
+				return "the corrupted packet"
+			})
+			for _, p := range all[n:] {
+				if p.view.SrcPort == 5000 && (p.Checked || p.view.ChecksumOK()) {
+					t.Errorf("a wrong checksum passes: checked %t, right %t", p.Checked, p.view.ChecksumOK())
+				}
+			}
+		})
+	}
+}

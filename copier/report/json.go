@@ -126,6 +126,7 @@ func (s *Summary) MarshalJSON() ([]byte, error) {
 		Packets: packetsJSON{p.Captured, s.Kernel.Dropped, map[string]uint64{
 			"to_server": p.ToServer, "to_client": p.ToClient, "refused": p.Refused, "late": p.Late, "no_flow": p.NoFlow,
 			"unmapped": p.Unmapped, "not_tcp": p.NotTCP, "fragment": p.Fragment, "truncated": p.Truncated, "malformed": p.Malformed,
+			"bad_checksum": p.BadChecksum,
 		}},
 		Flows: flowsJSON{
 			l.Flows.Seen, l.Flows.Pending, l.Flows.Admitted, named(l.Flows.Refused[:], reasonName),

@@ -52,6 +52,8 @@ type Packets struct {
 	Fragment  uint64
 	Truncated uint64 // shorter than their own headers
 	Malformed uint64
+
+	BadChecksum uint64 // to the server, whose kernel drops them too
 }
 
 // Flows says what became of each client connection.
@@ -201,6 +203,7 @@ func (p *Packets) add(o *Packets) {
 	p.Fragment += o.Fragment
 	p.Truncated += o.Truncated
 	p.Malformed += o.Malformed
+	p.BadChecksum += o.BadChecksum
 }
 
 func (f *Flows) add(o *Flows) {
@@ -279,7 +282,7 @@ func (l *Ledger) Check() []string {
 	}
 	p, f, c, s := &l.Packets, &l.Flows, &l.Client, &l.Sessions
 	same("packets captured", p.Captured, p.ToServer+p.ToClient+p.Refused+p.Late+p.NoFlow+p.Unmapped+
-		p.NotTCP+p.Fragment+p.Truncated+p.Malformed)
+		p.NotTCP+p.Fragment+p.Truncated+p.Malformed+p.BadChecksum)
 	same("flows seen", f.Seen, f.Pending+f.Admitted+total(f.Refused[:]))
 	same("flows admitted", f.Admitted, f.Live+total(f.Ended[:])+total(f.GivenUp[:]))
 

@@ -43,7 +43,7 @@ func full() *Summary {
 		Tunnel:  Tunnel{Up: true, Remote: "192.0.2.1:7443", Connects: 2, RTT: 10_123 * time.Microsecond, BytesSent: 60_000_000, BytesReturned: 7_000_000},
 	}
 	l := &s.Ledger
-	l.Packets = Packets{Captured: 2000, ToServer: 1000, ToClient: 900, Refused: 40, Late: 20, NoFlow: 10, Unmapped: 5, NotTCP: 4, Fragment: 6, Truncated: 7, Malformed: 8}
+	l.Packets = Packets{Captured: 2009, BadChecksum: 9, ToServer: 1000, ToClient: 900, Refused: 40, Late: 20, NoFlow: 10, Unmapped: 5, NotTCP: 4, Fragment: 6, Truncated: 7, Malformed: 8}
 	l.Flows.Seen, l.Flows.Pending, l.Flows.Admitted, l.Flows.Live = 5010, 1, 5000, 3
 	l.Flows.Refused[Overload], l.Flows.Refused[NeverEstablished] = 7, 2
 	l.Flows.Ended[ClientFirst], l.Flows.Ended[ServerReset] = 4990, 3

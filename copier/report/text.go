@@ -79,6 +79,7 @@ func (s *Summary) packets(p *page) {
 	p.some("  IP fragments", c.Fragment, "")
 	p.some("  cut short", c.Truncated, "")
 	p.some("  malformed", c.Malformed, "")
+	p.some("  bad_checksum", c.BadChecksum, "the online server drops them too")
 }
 
 func (l *Ledger) flows(p *page) {

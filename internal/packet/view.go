@@ -12,6 +12,9 @@ const (
 	Fragment        // a piece of a fragmented IP packet
 	Truncated       // fewer bytes than the headers themselves need
 	Malformed       // lengths that contradict each other
+
+	// BadChecksum is not found by Parse, see [View.ChecksumOK].
+	BadChecksum
 )
 
 // String returns the fault as a metric label.
@@ -27,6 +30,8 @@ func (f Fault) String() string {
 		return "truncated"
 	case Malformed:
 		return "malformed"
+	case BadChecksum:
+		return "bad_checksum"
 	}
 	return "unknown"
 }
@@ -98,7 +103,8 @@ const (
 // Malformed, as the kernel sees it too; its bytes never reached the application.
 //
 // It borrows b: v's slices alias it. Checksums are not looked at, since captured
-// packets carry unfinished ones (TP_STATUS_CSUMNOTREADY).
+// packets may carry unfinished ones (TP_STATUS_CSUMNOTREADY): see
+// [View.ChecksumOK].
 func (v *View) Parse(b []byte, wireLen int) Fault {
 	if len(b) == 0 {
 		return Truncated
