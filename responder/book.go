@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"strings"
 
 	"flowtwin/netstack"
 	"flowtwin/tunnel/frame"
@@ -81,9 +82,39 @@ func (b *Book) add(o *Book) {
 type Summary struct {
 	Book
 	Copiers int
-	Open    int64  // sessions
-	Strays  uint64 // frames of no session
+	Open    int64 // sessions
 	Net     netstack.Stats
+
+	// Client data that lanes brought, and the part of it that is of no session, or
+	// behind its account.
+	Received, ReceivedSegments        uint64
+	Strays, StrayBytes, StraySegments uint64
+
+	Sums []string // of the final summary: those that do not add up
+}
+
+// check names the sums that do not add up. All sessions must be over.
+func (s *Summary) check() (wrong []string) {
+	for _, c := range []struct {
+		what                               string
+		received, delivered, dropped, lost uint64
+	}{
+		{"bytes", s.Received, s.Delivered, s.DroppedBytes, s.StrayBytes},
+		{"segments", s.ReceivedSegments, s.DeliveredSegments, s.DroppedSegments, s.StraySegments},
+	} {
+		if c.received != c.delivered+c.dropped+c.lost {
+			wrong = append(wrong, fmt.Sprintf("%s: %d received are not %d delivered + %d dropped + %d stray: %+d",
+				c.what, c.received, c.delivered, c.dropped, c.lost, int64(c.delivered+c.dropped+c.lost-c.received)))
+		}
+	}
+	var closed uint64
+	for _, n := range s.Closed {
+		closed += n
+	}
+	if s.Opened != closed {
+		wrong = append(wrong, fmt.Sprintf("sessions: %d opened are not %d closed", s.Opened, closed))
+	}
+	return wrong
 }
 
 // attrs returns the summary as the attributes of a log line; what is zero and
@@ -122,27 +153,28 @@ func (s *Summary) attrs() []any {
 
 // write prints the final summary.
 func (s *Summary) write(w io.Writer) error {
-	p := func(format string, args ...any) (err error) {
-		_, err = fmt.Fprintf(w, format, args...)
-		return err
-	}
-	err := p("sessions   %d opened, %d established\n", s.Opened, s.Established)
+	var b strings.Builder
+	p := func(format string, args ...any) { fmt.Fprintf(&b, format, args...) }
+	p("sessions   %d opened, %d established\n", s.Opened, s.Established)
 	for i, n := range s.Closed {
-		if n > 0 && err == nil {
-			err = p("  closed   %d %s\n", n, frame.CloseHow(i))
+		if n > 0 {
+			p("  closed   %d %s\n", n, frame.CloseHow(i))
 		}
 	}
-	if err == nil {
-		err = p("bytes      %d delivered, %d dropped, %d of answers absorbed\n", s.Delivered, s.DroppedBytes, s.Absorbed)
+	p("received   %d bytes in %d segments\n", s.Received, s.ReceivedSegments)
+	p("bytes      %d delivered, %d dropped, %d of answers absorbed\n", s.Delivered, s.DroppedBytes, s.Absorbed)
+	p("segments   %d delivered, %d dropped\n", s.DeliveredSegments, s.DroppedSegments)
+	if s.Strays > 0 {
+		p("stray      %d frames of no session, with %d bytes in %d segments\n", s.Strays, s.StrayBytes, s.StraySegments)
 	}
-	if err == nil {
-		err = p("segments   %d delivered, %d dropped\n", s.DeliveredSegments, s.DroppedSegments)
+	p("turns      %d, of which %d released by the settle time, %d by max-hold\n", s.Turns, s.Settled, s.HeldMax)
+	p("headers    %d returned, %d dropped\n", s.HeadersReturned, s.HeadersDropped)
+	if len(s.Sums) == 0 {
+		p("sums       ok\n")
 	}
-	if err == nil {
-		err = p("turns      %d, of which %d released by the settle time, %d by max-hold\n", s.Turns, s.Settled, s.HeldMax)
+	for _, wrong := range s.Sums {
+		p("sums       WRONG: %s\n", wrong)
 	}
-	if err == nil {
-		err = p("headers    %d returned, %d dropped\n", s.HeadersReturned, s.HeadersDropped)
-	}
+	_, err := io.WriteString(w, b.String())
 	return err
 }

@@ -56,8 +56,32 @@ type host struct {
 	open     atomic.Int64 // sessions, those that were refused not counted
 	most     int64
 	draining atomic.Bool
-	strays   atomic.Uint64 // frames of no flow
+	received tally // client data that lanes brought
+	stray    tally // the part of it that is of no session, or behind its account
 	batches  sync.Pool
+}
+
+// count counts frames and the client data in them.
+type count struct{ frames, segments, bytes uint64 }
+
+// add counts a frame with n client bytes.
+func (c *count) add(n int) {
+	c.frames++
+	if n > 0 {
+		c.segments++
+		c.bytes += uint64(n)
+	}
+}
+
+// A tally is a count that several goroutines add to.
+type tally struct{ frames, segments, bytes atomic.Uint64 }
+
+func (t *tally) add(c *count) {
+	if c.frames > 0 {
+		t.frames.Add(c.frames)
+		t.segments.Add(c.segments)
+		t.bytes.Add(c.bytes)
+	}
 }
 
 func newLane(h *host, io laneIO, targets []netip.AddrPort) *lane {
@@ -101,13 +125,18 @@ func (l *lane) run(ended <-chan struct{}) error {
 
 // sort hands each frame to the batch of its flow's shard.
 func (l *lane) sort(frames []byte) error {
+	var received, stray count
+	defer func() {
+		l.host.received.add(&received)
+		l.host.stray.add(&stray)
+	}()
 	for len(frames) > 0 {
 		t, flow, body, rest, err := frame.Next(frames)
 		if err != nil {
 			return fmt.Errorf("%w: %w", errProtocol, err)
 		}
 		frames = rest
-		s := l.find(flow)
+		s, carried := l.find(flow), 0
 		switch t {
 		case frame.TypeOpen:
 			if s, err = l.admit(flow, body); err != nil {
@@ -116,12 +145,19 @@ func (l *lane) sort(frames []byte) error {
 			body = nil
 		case frame.TypeAbort:
 			body = nil
-		case frame.TypeData, frame.TypeFin, frame.TypeReset:
+		case frame.TypeData:
+			d, ok := frame.ParseData(body)
+			if !ok {
+				return fmt.Errorf("%w: malformed data", errProtocol)
+			}
+			carried = len(d.Payload)
+			received.add(carried)
+		case frame.TypeFin, frame.TypeReset:
 		default:
 			return fmt.Errorf("%w: %s frame on a lane", errProtocol, t)
 		}
 		if s == nil {
-			l.host.strays.Add(1)
+			stray.add(carried)
 			continue
 		}
 		l.batch(s.lease.Shard).add(t, s, body)

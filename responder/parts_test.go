@@ -290,3 +290,63 @@ func TestBrokenProtocol(t *testing.T) {
 		}
 	}
 }
+
+// A byte that is lost between tunnel and target must show, and what belongs to no
+// session must be counted.
+func TestSums(t *testing.T) {
+	ok := Summary{
+		Book: Book{
+			Opened: 3, Closed: Hows{frame.ClosedBoth: 2, frame.ClosedDrain: 1}, Delivered: 70, DroppedBytes: 25,
+			DeliveredSegments: 7, DroppedSegments: 2,
+		},
+		Received: 100, ReceivedSegments: 10, StrayBytes: 5, StraySegments: 1, Strays: 2,
+	}
+	for name, tt := range map[string]struct {
+		change func(s *Summary)
+		says   string
+	}{
+		"":         {func(*Summary) {}, "sums       ok"},
+		"bytes":    {func(s *Summary) { s.Received++ }, "70 delivered + 25 dropped + 5 stray: -1"},
+		"segments": {func(s *Summary) { s.StraySegments++ }, "+1"},
+		"sessions": {func(s *Summary) { s.Closed[frame.ClosedBoth]++ }, "3 opened are not 4 closed"},
+	} {
+		s := ok
+		tt.change(&s)
+		s.Sums = s.check()
+		var out strings.Builder
+		if err := s.write(&out); err != nil {
+			t.Fatal(err)
+		}
+		if got := out.String(); !strings.Contains(got, tt.says) || strings.Contains(got, "WRONG: "+name) != (name != "") {
+			t.Errorf("%s: summary says\n%s", name, got)
+		}
+	}
+}
+
+func TestStraysAreCounted(t *testing.T) {
+	n := newFakeNet(1, target{})
+	h := &host{net: n, most: 10, workers: []*worker{nil}}
+	l := newLane(h, &fakeLane{}, []netip.AddrPort{netip.MustParseAddrPort("127.0.0.1:1")})
+	b := frame.AppendData(nil, 7, &frame.Data{Payload: []byte("abc")})
+	b = frame.AppendData(b, 7, &frame.Data{})
+	b = frame.AppendAbort(b, 7, &frame.Abort{})
+	b = frame.AppendOpen(b, 8, &frame.Open{})
+	b = frame.AppendData(b, 8, &frame.Data{Payload: []byte("de")})
+	if err := l.sort(b); err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct {
+		name      string
+		got, want uint64
+	}{
+		{"received bytes", h.received.bytes.Load(), 5},
+		{"received segments", h.received.segments.Load(), 2},
+		{"stray frames", h.stray.frames.Load(), 3},
+		{"stray bytes", h.stray.bytes.Load(), 3},
+		{"stray segments", h.stray.segments.Load(), 1},
+	} {
+		if c.got != c.want {
+			t.Errorf("%s: %d, want %d", c.name, c.got, c.want)
+		}
+	}
+}

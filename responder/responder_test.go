@@ -88,6 +88,9 @@ func newRig(t *testing.T, cfg Config, n *fakeNet, targets ...string) *rig {
 	t.Cleanup(func() {
 		cancel()
 		<-r.ended
+		if !strings.Contains(r.out.String(), "sums       ok") {
+			t.Errorf("summary says\n%s", &r.out)
+		}
 		_ = r.client.Close()
 		running.Wait()
 		if err := srv.Close(); err != nil {

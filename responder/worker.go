@@ -111,13 +111,19 @@ more:
 // take carries out the frames of a batch.
 func (w *worker) take(b *batch) {
 	st := b.strand
+	var stray count
 	for _, it := range b.items {
 		s := it.session
 		switch it.kind {
 		case frame.TypeOpen:
 			w.start(s, b.host)
 		case frame.TypeData:
-			if d, ok := frame.ParseData(b.data[it.at : it.at+it.len]); ok {
+			d, ok := frame.ParseData(b.data[it.at : it.at+it.len])
+			switch {
+			case !ok: // the reader lets none through
+			case s.Over():
+				stray.add(len(d.Payload))
+			default:
 				s.Data(&d, w.now)
 			}
 		case frame.TypeFin:
@@ -133,6 +139,7 @@ func (w *worker) take(b *batch) {
 		default: // the reader lets no other through
 		}
 	}
+	b.host.stray.add(&stray)
 	switch b.what {
 	case whatFrames:
 	case whatBye:

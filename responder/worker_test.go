@@ -79,7 +79,8 @@ func TestOpenBehindTheDrain(t *testing.T) {
 		drain := b.host.newBatch(nil)
 		drain.what, drain.done = whatDrain, make(chan struct{})
 		b.worker.batches <- drain
-		if err := b.lane.sort(frame.AppendOpen(nil, 3, &frame.Open{})); err != nil {
+		open := frame.AppendOpen(nil, 3, &frame.Open{})
+		if err := b.lane.sort(frame.AppendData(open, 3, &frame.Data{Payload: []byte("abc")})); err != nil {
 			t.Fatal(err)
 		}
 		b.lane.send(whatFrames)
@@ -90,6 +91,9 @@ func TestOpenBehindTheDrain(t *testing.T) {
 		}
 		if c, ok := frame.ParseClosed(body); !ok || c.How != frame.ClosedDrain {
 			t.Errorf("account %+v, want %s", c, frame.ClosedDrain)
+		}
+		if n := b.host.stray.bytes.Load(); n != 3 {
+			t.Errorf("%d bytes behind the account, want 3", n)
 		}
 		if len(b.net.dialled) != 0 || b.net.leased != 0 || b.host.open.Load() != 0 {
 			t.Errorf("dialled %v, %d leases, %d open", b.net.dialled, b.net.leased, b.host.open.Load())
