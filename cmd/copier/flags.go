@@ -100,7 +100,7 @@ func parseFlags(args []string, getenv func(string) string, names resolver) (opti
 	var r raw
 	fs := r.flags()
 	if err := fs.Parse(args); err != nil {
-		return r.options, err
+		return r.options, explain(err)
 	}
 	switch {
 	case r.version:

@@ -151,7 +151,12 @@ func TestParseFlags(t *testing.T) {
 		{name: "connections", args: []string{"--connections", "99"}, env: env, err: "--connections"},
 		{name: "drain", args: []string{"--drain", "-1s"}, env: env, err: "--drain"},
 		{name: "stray argument", args: []string{"80"}, env: env, err: `"80": not a flag`},
-		{name: "unknown flag", args: []string{"--spoof"}, env: env, err: "unknown flag"},
+		{name: "unknown flag", args: []string{"--spoof"}, env: env, err: "unknown flag: --spoof; see --help"},
+		{name: "unknown letter", args: []string{"-z"}, env: env, err: "in -z; see --help"},
+		{name: "tcpcopy's pool", args: []string{"-c", "62.135.200.x"}, env: env, err: "-c: the addresses that the target sees clients at belong to the responder"},
+		{name: "tcpcopy's copies", args: []string{"-n", "3"}, env: env, err: "-n: copies are made one to one"},
+		{name: "tcpcopy's letters together", args: []string{"-dL"}, env: env, err: "-L: not needed"},
+		{name: "the responder's flag", args: []string{"--gate=off"}, env: env, err: "--gate: is a flag of responder"},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {

@@ -1,0 +1,66 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/spf13/pflag"
+)
+
+// explain makes an error of a flag that is not one of ours, but of tcpcopy or of
+// the responder, say what to do instead.
+func explain(err error) error {
+	var unknown *pflag.NotExistError
+	if !errors.As(err, &unknown) {
+		return err
+	}
+	name := unknown.GetSpecifiedName()
+	dashes, hint := "--", longHint(name)
+	if unknown.GetSpecifiedShortnames() != "" {
+		dashes, hint = "-", shortHint(name)
+	}
+	if hint == "" {
+		return fmt.Errorf("%w; see --help", err)
+	}
+	return fmt.Errorf("%s%s: %s", dashes, name, hint)
+}
+
+// shortHint tells what became of tcpcopy's flag of that letter.
+func shortHint(letter string) string {
+	switch letter {
+	case "c":
+		return "the addresses that the target sees clients at belong to the responder: responder -c, --client-pool"
+	case "C":
+		return "the number of connections to the responder is --connections"
+	case "p":
+		return "the responder's port stands behind its name: -s HOST:PORT"
+	case "v":
+		return "the version is --version"
+	case "F":
+		return "what is copied is chosen by -x and --interface"
+	case "W":
+		return "copies that do not wait for answers are made by responder --gate off"
+	case "n", "r", "g", "a", "I":
+		return "copies are made one to one in this version: not amplified, sampled or sped up"
+	case "f", "H":
+		return "not needed: the responder gives every connection an address and port of its own"
+	case "t", "k":
+		return "not needed: a copied connection ends when its client's does"
+	case "O":
+		return "not needed: connections are copied from their beginning, or not at all"
+	case "L":
+		return "not needed: a responder that cannot be reached is tried again and again"
+	case "m", "U", "B", "S", "M", "D", "R":
+		return "not needed: memory is bounded, and packets are copied as they are"
+	}
+	return ""
+}
+
+// longHint tells whose flag it is.
+func longHint(name string) string {
+	switch name {
+	case "client-pool", "gate", "max-hold", "settle", "allow", "listen", "advertise", "invite-ttl", "state-dir", "max-sessions":
+		return "is a flag of responder"
+	}
+	return ""
+}
