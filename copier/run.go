@@ -55,6 +55,7 @@ func Run(ctx context.Context, cfg Config) (err error) {
 		c.shards = append(c.shards, s)
 		c.rings = append(c.rings, ring)
 	}
+	c.tellStart(set.Interfaces())
 	return c.run(ctx)
 }
 

@@ -376,3 +376,14 @@ func TestMissingAccounts(t *testing.T) {
 		}
 	})
 }
+
+// The first line says what is copied.
+func TestTellStart(t *testing.T) {
+	r := newRig(t)
+	r.cfg.Invite.Addrs = []string{"192.0.2.1:7443"}
+	r.tellStart([]string{"eth0", "lo"})
+	want := `msg=copying maps="10.0.0.1:80 to 10.9.0.1:8080, port 443 of this host to 10.9.0.1:8443" interfaces="eth0, lo" responder=192.0.2.1:7443`
+	if got := r.log.String(); !strings.Contains(got, want) {
+		t.Errorf("log says %s, want %s in it", got, want)
+	}
+}

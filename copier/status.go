@@ -3,6 +3,9 @@ package copier
 import (
 	"context"
 	"errors"
+	"fmt"
+	"net/netip"
+	"strings"
 	"time"
 
 	"flowtwin/copier/report"
@@ -11,6 +14,23 @@ import (
 // localEvery is how often the host's addresses are looked up again: a service
 // address that moves here is copied after so long.
 const localEvery = 2 * time.Second
+
+// tellStart says what is copied, from where, and through whom.
+func (c *copier) tellStart(interfaces []string) {
+	maps := make([]string, len(c.cfg.Maps))
+	for i, m := range c.cfg.Maps {
+		from := fmt.Sprintf("port %d of this host", m.Port)
+		if m.Server.IsValid() {
+			from = netip.AddrPortFrom(m.Server, m.Port).String()
+		}
+		maps[i] = fmt.Sprintf("%s to %v", from, m.Target)
+	}
+	responder := c.cfg.Server
+	if responder == "" {
+		responder = strings.Join(c.cfg.Invite.Addrs, ", ")
+	}
+	c.cfg.Log.Info("copying", "maps", strings.Join(maps, ", "), "interfaces", strings.Join(interfaces, ", "), "responder", responder)
+}
 
 // report prints the status now and then, and what is worth a line of its own.
 func (c *copier) report(ctx context.Context) {
