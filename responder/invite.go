@@ -4,45 +4,11 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"net"
-	"net/netip"
 	"os"
 	"path/filepath"
-	"strconv"
 
 	"flowtwin/tunnel"
 )
-
-// maxAdvertised is how many addresses an invite has room for.
-const maxAdvertised = 16
-
-// advertised returns the addresses for the invite: what was given, with our port
-// where it names none, or those that the socket can be reached at.
-func advertised(given []string, bound netip.AddrPort, local []netip.Addr) []string {
-	port := strconv.Itoa(int(bound.Port()))
-	var addrs []string
-	for _, a := range given {
-		if _, _, err := net.SplitHostPort(a); err != nil {
-			a = net.JoinHostPort(a, port)
-		}
-		addrs = append(addrs, a)
-	}
-	if len(addrs) > 0 {
-		return addrs
-	}
-	if !bound.Addr().IsUnspecified() {
-		return []string{bound.String()}
-	}
-	for _, a := range local {
-		if !a.IsLoopback() && !a.IsLinkLocalUnicast() && len(addrs) < maxAdvertised {
-			addrs = append(addrs, net.JoinHostPort(a.String(), port))
-		}
-	}
-	if len(addrs) == 0 {
-		addrs = append(addrs, net.JoinHostPort("127.0.0.1", port))
-	}
-	return addrs
-}
 
 // writeInvite writes the invite so that it is complete when it appears, and for
 // its owner alone.

@@ -107,22 +107,45 @@ func TestRuleThatAllowsNothingIsRefused(t *testing.T) {
 }
 
 func TestAdvertised(t *testing.T) {
-	local := []netip.Addr{
-		netip.MustParseAddr("127.0.0.1"), netip.MustParseAddr("10.0.0.5"), netip.MustParseAddr("fe80::1"),
-		netip.MustParseAddr("2001:db8::5"),
-	}
-	bound := netip.MustParseAddrPort("[::]:7443")
-	for _, tt := range []struct {
-		given []string
-		bound netip.AddrPort
-		want  []string
-	}{
-		{nil, bound, []string{"10.0.0.5:7443", "[2001:db8::5]:7443"}},
-		{nil, netip.MustParseAddrPort("10.0.0.5:9"), []string{"10.0.0.5:9"}},
-		{[]string{"target.example.net", "10.1.1.1:5"}, bound, []string{"target.example.net:7443", "10.1.1.1:5"}},
+	var local []hostAddr
+	for _, s := range []string{
+		"lo 127.0.0.1", "lo ::1", "docker0 172.17.0.1", "eth1 10.0.0.5", "eth1 fe80::1", "br-12ab 172.18.0.1",
+		"eth0 192.0.2.7", "eth1 2001:db8::5", "eth0 2001:db8:1::7",
 	} {
-		if got := advertised(tt.given, tt.bound, local); !slices.Equal(got, tt.want) {
-			t.Errorf("advertised %v, want %v", got, tt.want)
+		name, addr, _ := strings.Cut(s, " ")
+		local = append(local, hostAddr{netip.MustParseAddr(addr), name})
+	}
+	first := []netip.Addr{netip.MustParseAddr("192.0.2.7"), netip.MustParseAddr("2001:db8:1::7")}
+	many := make([]string, maxAdvertised+1)
+	for i := range many {
+		many[i] = "host"
+	}
+	both := []string{
+		"192.0.2.7:7443", "[2001:db8:1::7]:7443", "10.0.0.5:7443", "[2001:db8::5]:7443", "172.17.0.1:7443", "172.18.0.1:7443",
+	}
+	any6 := "[::]:7443" // what a socket for all addresses says that it is bound to
+	for _, tt := range []struct {
+		listen, bound string
+		given         []string
+		want          []string
+		says          string
+	}{
+		{listen: ":7443", bound: any6, want: both},
+		{listen: "[::]:7443", bound: any6, want: both},
+		{listen: "0.0.0.0:7443", bound: any6, want: []string{
+			"192.0.2.7:7443", "10.0.0.5:7443", "172.17.0.1:7443", "172.18.0.1:7443",
+		}},
+		{listen: "10.0.0.5:0", bound: "10.0.0.5:9", want: []string{"10.0.0.5:9"}},
+		{listen: ":7443", bound: any6, given: []string{"target.example.net", "10.1.1.1:5", "[2001:db8::9]", "2001:db8::8"}, want: []string{
+			"target.example.net:7443", "10.1.1.1:5", "[2001:db8::9]:7443", "[2001:db8::8]:7443",
+		}},
+		{listen: ":7443", bound: any6, given: many, says: "17 addresses"},
+		{listen: ":7443", bound: any6, given: []string{strings.Repeat("x", 251)}, says: "256 bytes"},
+	} {
+		cfg := Config{Listen: tt.listen, Advertise: tt.given}
+		got, err := advertised(&cfg, netip.MustParseAddrPort(tt.bound), local, first)
+		if !slices.Equal(got, tt.want) || (err == nil) != (tt.says == "") || err != nil && !strings.Contains(err.Error(), tt.says) {
+			t.Errorf("listening on %s, given %.20q: advertised %v, %v; want %v, %q", tt.listen, tt.given, got, err, tt.want, tt.says)
 		}
 	}
 }

@@ -54,7 +54,15 @@ func Run(ctx context.Context, cfg Config) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, srv.Close()) }()
-	defer check.end() // Close waits for those that wait for it
+	defer check.end()         // Close waits for those that wait for it
+	hosts, err := hostAddrs() // before the device adds one
+	if err != nil {
+		return err
+	}
+	addrs, err := advertised(&cfg, srv.Addr(), hosts, routed())
+	if err != nil {
+		return err
+	}
 	stackNet, err := netstack.Open(netstack.Config{
 		Pool: cfg.Pool, Shards: cfg.Shards, Loopback: loopback(cfg.Allow), Log: cfg.Log,
 	})
@@ -64,7 +72,6 @@ func Run(ctx context.Context, cfg Config) (err error) {
 	r := newServer(cfg, realNet{stackNet})
 	defer func() { err = errors.Join(err, r.net.Close()) }()
 
-	addrs := advertised(cfg.Advertise, srv.Addr(), local)
 	if cfg.InviteFile != "" {
 		if err := writeInvite(cfg.InviteFile, id.Invite(addrs, expires)); err != nil {
 			return err

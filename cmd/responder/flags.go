@@ -130,6 +130,9 @@ func parseFlags(args []string) (options, error) {
 		}
 		c.Allow = append(c.Allow, rule)
 	}
+	if n := len(c.Advertise); n > maxAdvertised {
+		return r.options, fmt.Errorf("--advertise: %d addresses, an invite has room for %d", n, maxAdvertised)
+	}
 	for _, a := range c.Advertise {
 		if err := checkAdvertise(a); err != nil {
 			return r.options, err
@@ -154,10 +157,20 @@ func parseListen(s string) (string, error) {
 	return s, nil
 }
 
+// What an invite has room for: a name may get our port, so that it must be a
+// little shorter.
+const (
+	maxAdvertised    = 16
+	maxAdvertisedLen = 255 - len(":65535")
+)
+
 func checkAdvertise(s string) error {
 	host, port, err := net.SplitHostPort(s)
 	if err != nil { // no port: a name, or an address
 		host, port = strings.Trim(s, "[]"), "1"
+	}
+	if len(s) > maxAdvertisedLen {
+		return fmt.Errorf("--advertise: %.20q… has %d bytes, at most %d find room", s, len(s), maxAdvertisedLen)
 	}
 	n, err := strconv.ParseUint(port, 10, 16)
 	_, addrErr := netip.ParseAddr(host)

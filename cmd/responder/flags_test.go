@@ -88,14 +88,17 @@ func TestParseFlagsNamesTheFlag(t *testing.T) {
 		"--advertise a:b:c":         "--advertise",
 		"--advertise host:0":        "--advertise",
 		"--max-hold 0":              "--max-hold",
-		"--settle -1s":              "--settle",
-		"--drain -1s":               "--drain",
-		"--invite-ttl 0":            "--invite-ttl",
-		"--shards 0":                "--shards",
-		"--max-sessions 0":          "--max-sessions",
-		"--no-such-flag":            "no-such-flag",
-		"extra":                     "extra",
-		"--drain soon":              "drain",
+
+		"--advertise " + strings.Repeat("host,", 16) + "host": "17",
+		"--advertise " + strings.Repeat("x", 256):             "256 bytes",
+		"--settle -1s":     "--settle",
+		"--drain -1s":      "--drain",
+		"--invite-ttl 0":   "--invite-ttl",
+		"--shards 0":       "--shards",
+		"--max-sessions 0": "--max-sessions",
+		"--no-such-flag":   "no-such-flag",
+		"extra":            "extra",
+		"--drain soon":     "drain",
 	} {
 		if _, err := parseFlags(strings.Fields(args)); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: error %v, want one with %q", args, err, want)
