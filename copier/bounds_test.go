@@ -165,7 +165,7 @@ func TestMemoryForgetsEnded(t *testing.T) {
 	e := memo{}
 	for n := range 100_000 {
 		e.tuple.ClientPort, e.tuple.Client[15] = uint16(n), byte(n>>16)
-		m.put(e, int64(n)*int64(100*time.Millisecond))
+		m.put(e, int64(n)*int64(300*time.Millisecond))
 	}
 	if len(m.sets) > 2*memoryFirst {
 		t.Errorf("grew to %d sets", len(m.sets))
