@@ -65,7 +65,7 @@ type record struct {
 	rst              packet.Seq // of the client's reset, in guessReset
 
 	claim claim
-	doubt int64 // shard.clock when the guess was made, or last put in doubt
+	doubt int64 // shard.clock when the guess was made
 
 	absorbed uint64 // of the target's answer, by the session's account
 

@@ -31,6 +31,9 @@ func (s *shard) fromServer(p *capture.Packet, v *packet.View) {
 		return
 	}
 	r.offer(v)
+	if v.Flags&packet.RST == 0 {
+		s.goesOn(r)
+	}
 	if r.guess == guessReset && v.PayloadLen == 0 && v.Flags&(packet.FIN|packet.RST) == 0 {
 		r.guess = guessNone // the server lives on
 	}

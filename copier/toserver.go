@@ -37,7 +37,7 @@ func (s *shard) fromClient(p *capture.Packet, v *packet.View) {
 		return
 	}
 	if v.Flags&packet.RST == 0 {
-		r.doubt = s.clock
+		s.goesOn(r)
 	}
 	r.acknowledge(v)
 	switch {
@@ -259,6 +259,14 @@ func (s *shard) reset(slot uint32, r *record) {
 	r.ending = report.ClientReset
 	s.control(slot, r, frame.TypeReset)
 	s.end(r)
+}
+
+// goesOn takes back the guess that the client has reset, when its connection goes
+// on for longer than packets overtake each other.
+func (s *shard) goesOn(r *record) {
+	if r.guess == guessReset && s.clock-r.doubt > int64(tick) {
+		r.guess = guessNone
+	}
 }
 
 // resolve takes a guess for true, since nothing has spoken against it.
