@@ -1,6 +1,7 @@
 package responder
 
 import (
+	"context"
 	"math/rand/v2"
 	"net"
 	"net/netip"
@@ -181,6 +182,32 @@ func TestInviteFile(t *testing.T) {
 	}
 	if left, _ := filepath.Glob(filepath.Join(dir, ".invite*")); len(left) > 0 {
 		t.Errorf("left over: %v", left)
+	}
+}
+
+// Hours of replaying must not end with a report that cannot be written.
+func TestReportFileIsTriedAtTheStart(t *testing.T) {
+	dir := t.TempDir()
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	for _, file := range []string{filepath.Join(dir, "none", "report"), dir} {
+		err := Run(ctx, Config{Listen: "127.0.0.1:0", ReportFile: file, StateDir: filepath.Join(dir, "state")})
+		if err == nil || !strings.Contains(err.Error(), "report file") {
+			t.Errorf("%s: %v", file, err)
+		}
+	}
+	if _, err := os.Stat(filepath.Join(dir, "state")); err == nil {
+		t.Error("a key was made before")
+	}
+	file := filepath.Join(dir, "report")
+	if err := os.WriteFile(file, []byte("an older one"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if err := checkReport(file); err != nil {
+		t.Error(err)
+	}
+	if b, err := os.ReadFile(file); string(b) != "an older one" {
+		t.Errorf("the older report is %q, %v", b, err)
 	}
 }
 

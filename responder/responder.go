@@ -29,6 +29,9 @@ func Run(ctx context.Context, cfg Config) (err error) {
 	if err := checkRules(cfg.Allow, local); err != nil {
 		return err
 	}
+	if err := checkReport(cfg.ReportFile); err != nil {
+		return err
+	}
 	if err := checkPrivilege(); err != nil {
 		return err
 	}
@@ -334,6 +337,21 @@ func (r *server) summary() Summary {
 		w.mu.Unlock()
 	}
 	return s
+}
+
+// checkReport makes sure that the report can be written in the end.
+func checkReport(file string) error {
+	if file == "" {
+		return nil
+	}
+	f, err := os.OpenFile(file, os.O_CREATE|os.O_WRONLY, 0o644)
+	if err == nil {
+		err = f.Close()
+	}
+	if err != nil {
+		return fmt.Errorf("report file: %w", err)
+	}
+	return nil
 }
 
 // report prints the final summary, and writes it to the report file.
