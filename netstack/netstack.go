@@ -98,12 +98,9 @@ func Open(cfg Config) (*Net, error) {
 		return nil, errors.Join(err, n.Close())
 	}
 	for i := range cfg.Shards {
-		s, err := newStack(n, i, n.device.queues[i].File())
-		if err != nil {
+		if err := n.addStack(i); err != nil {
 			return nil, errors.Join(err, n.Close())
 		}
-		n.stacks = append(n.stacks, s)
-		n.readers = append(n.readers, newReader(n, n.device.queues[i].File()))
 	}
 	for i := range n.stacks {
 		n.writing.Go(func() { n.stacks[i].out.run(n.stop) })
@@ -111,6 +108,25 @@ func Open(cfg Config) (*Net, error) {
 	}
 	cfg.Log.Info("TUN device is up", "iface", n.device.name, "pool", cfg.Pool, "shards", cfg.Shards, "mtu", cfg.MTU, "old_tuples", old)
 	return n, nil
+}
+
+// addStack makes stack i and the reader of its queue.
+func (n *Net) addStack(i int) error {
+	in, err := newQuietFile(n.device.queues[i].File())
+	if err != nil {
+		return err
+	}
+	out, err := newQuietFile(n.device.queues[i].File())
+	if err != nil {
+		return err
+	}
+	s, err := newStack(n, i, out)
+	if err != nil {
+		return err
+	}
+	n.stacks = append(n.stacks, s)
+	n.readers = append(n.readers, newReader(n, in))
+	return nil
 }
 
 // prepare makes the allocator, with the tuples of an earlier run kept back, and
