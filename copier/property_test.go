@@ -245,3 +245,60 @@ func TestNothingIsLostByReordering(t *testing.T) {
 		}
 	}
 }
+
+// forge makes a packet on c's tuple by somebody who does not see its packets.
+func (w *world) forge(c *conn) capture.Packet {
+	far := windowSlack + 1<<20 + w.IntN(1<<30)
+	if w.IntN(2) == 0 {
+		far = -1 - w.IntN(1<<30) - 10_000
+	}
+	f := *c
+	switch w.IntN(5) {
+	case 0:
+		f.iss = packet.Seq(w.Uint32())
+		return f.in(packet.SYN, 0, "evil")
+	case 1:
+		return f.in(packet.RST, far, "")
+	case 2:
+		return f.in(packet.FIN|packet.ACK, far, "evil")
+	case 3:
+		return f.in(packet.ACK, far, "evil")
+	default:
+		p := f.in(packet.ACK|packet.FIN, c.sent, "evil")
+		p.Data[len(p.Data)-1] ^= 1 // corrupted
+		return p
+	}
+}
+
+// Whatever others send on the tuples of connections: each arrives whole, and ends
+// as it ended.
+func TestForgeriesChangeNothing(t *testing.T) {
+	for seed := range uint64(50) {
+		w := &world{Rand: rand.New(rand.NewPCG(seed, 3)), streams: make(map[flow.Key][]byte)}
+		b := newBench(t)
+		var lives [][]capture.Packet
+		for i := range 20 {
+			c := newConn()
+			c.client = netip.AddrPortFrom(c.client.Addr(), uint16(i+1))
+			c.iss = packet.Seq(w.Uint32())
+			life := c.handshake()
+			for j := range 30 {
+				life = append(life, c.data(fmt.Sprint(j, ",")), w.forge(c))
+				if w.IntN(3) == 0 {
+					life = append(life, c.answer(10), w.forge(c), c.ack())
+				}
+			}
+			lives = append(lives, append(life, c.fin(), c.serverFin()))
+		}
+		b.feed(w.mix(lives)...)
+		b.wait(time.Second)
+		if b.book.Flows.Ended[report.ClientFirst] != 20 || b.book.Flows.Seen != 20 || len(b.lane.sessions) != 20 {
+			t.Fatalf("seed %d: flows %+v", seed, b.book.Flows)
+		}
+		for _, s := range b.lane.sessions {
+			if len(s.data) != 80 || bytes.Contains(s.data, []byte("evil")) || s.ends[0] != "fin" {
+				t.Fatalf("seed %d: session got %q and ended by %v", seed, s.data, s.ends)
+			}
+		}
+	}
+}

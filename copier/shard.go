@@ -6,7 +6,7 @@ import (
 	"flowtwin/internal/flow"
 )
 
-// Memory of a copier. A record costs about 300 bytes, index included, and only
+// Memory of a copier. A record costs about 250 bytes, index included, and only
 // when it is used; the store only when segments come out of order.
 const (
 	maxFlows   = 1 << 17 // over all shards
