@@ -27,6 +27,7 @@ type fakeNet struct {
 // target says how the targets behave.
 type target struct {
 	refuse bool
+	absent bool // never answers
 	silent bool // does not close when the client does
 	answer int  // bytes per write
 }
@@ -100,8 +101,11 @@ func (s *fakeStack) Dial(l netstack.Lease, target netip.AddrPort, user uint64, s
 	c := &fakeConn{stack: s, user: user, session: sess, client: l.Client}
 	c.act(func() {
 		c.state = replay.ConnEstablished
-		if s.net.target.refuse {
+		switch {
+		case s.net.target.refuse:
 			c.state = replay.ConnRefused
+		case s.net.target.absent:
+			c.state = replay.ConnTimedOut
 		}
 	})
 	return c, nil
@@ -186,7 +190,7 @@ func (c *fakeConn) Acked() uint64 {
 func (c *fakeConn) Abort()   {}
 func (c *fakeConn) Release() { c.stack.mu.Lock(); c.released = true; c.stack.mu.Unlock() }
 func (c *fakeConn) Connect() time.Duration {
-	if c.State() == replay.ConnConnecting || c.stack.net.target.refuse {
+	if tg := c.stack.net.target; c.State() == replay.ConnConnecting || tg.refuse || tg.absent {
 		return 0
 	}
 	return 250 * time.Microsecond

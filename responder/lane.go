@@ -35,6 +35,7 @@ type lane struct {
 	host     *host
 	io       laneIO
 	targets  []netip.AddrPort // by map
+	watches  []*watch         // of the targets
 	strands  []*strand        // by shard
 	sessions atomic.Int64
 	left     atomic.Int32  // strands that have not ended
@@ -59,6 +60,7 @@ type host struct {
 	received tally // client data that lanes brought
 	stray    tally // the part of it that is of no session, or behind its account
 	batches  sync.Pool
+	watches  watches
 }
 
 // count counts frames and the client data in them.
@@ -87,6 +89,9 @@ func (t *tally) add(c *count) {
 func newLane(h *host, io laneIO, targets []netip.AddrPort) *lane {
 	l := &lane{host: h, io: io, targets: targets, done: make(chan struct{}), pending: make([]*batch, len(h.workers))}
 	l.left.Store(int32(len(h.workers)))
+	for _, t := range targets {
+		l.watches = append(l.watches, h.watches.of(t))
+	}
 	for range h.workers {
 		l.strands = append(l.strands, &strand{lane: l})
 	}
@@ -190,7 +195,7 @@ func (l *lane) admit(flow uint32, body []byte) (*session, error) {
 	case l.find(flow) != nil:
 		return nil, fmt.Errorf("%w: flow %d is open", errProtocol, flow)
 	}
-	s := &session{flow: flow, target: l.targets[o.Map], baseSeen: o.BaseSeen}
+	s := &session{flow: flow, target: l.targets[o.Map], watch: l.watches[o.Map], baseSeen: o.BaseSeen}
 	l.lease(s, &o)
 	s.strand = l.strands[s.lease.Shard]
 	for int(flow) >= len(l.flows) {

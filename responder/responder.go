@@ -185,7 +185,7 @@ type server struct {
 func newServer(cfg Config, n network) *server {
 	r := &server{
 		cfg: cfg, log: cfg.Log, net: n, stop: make(chan struct{}), peers: make(map[peer]struct{}),
-		host: &host{net: n, most: int64(cfg.Sessions)},
+		host: &host{net: n, most: int64(cfg.Sessions), watches: watches{log: cfg.Log, iface: n.Name()}},
 	}
 	for i := range n.Shards() {
 		w := newWorker(i, n.Stack(i), cfg.replay(), &r.host.open)

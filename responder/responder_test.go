@@ -49,7 +49,7 @@ func newRig(t *testing.T, cfg Config, n *fakeNet, targets ...string) *rig {
 		t: t, net: n, ended: make(chan struct{}),
 		closed: make(map[uint32]frame.Closed), heads: make(map[uint32]uint64),
 	}
-	cfg.Listen, cfg.Log, cfg.Out = "unused", slog.New(slog.DiscardHandler), &r.out
+	cfg.Listen, cfg.Out = "unused", &r.out
 	if cfg, err = cfg.populate(); err != nil {
 		t.Fatal(err)
 	}
@@ -233,6 +233,53 @@ func TestFlowsThroughTheTunnel(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// When nothing ever comes about, the operator must read what to look at, once.
+func TestSilentTargetIsNamed(t *testing.T) {
+	const flows = 30
+	for name, tt := range map[string]struct {
+		target target
+		want   int
+	}{
+		"silent":  {target{absent: true}, 1},
+		"refuses": {target{refuse: true}, 0},
+		"answers": {target{}, 0},
+	} {
+		t.Run(name, func(t *testing.T) {
+			var out lines
+			r := newRig(t, Config{Log: slog.New(slog.NewTextHandler(&out, nil))}, newFakeNet(2, tt.target))
+			for f := range uint32(flows) {
+				r.open(f)
+				r.lane().Fin(f, 0)
+			}
+			r.lane().Flush()
+			r.wait("the accounts", func() bool { return len(r.closed) == flows })
+			if got := out.count("firewall"); got != tt.want {
+				t.Errorf("%d lines of it, want %d:\n%s", got, tt.want, &out)
+			}
+		})
+	}
+}
+
+// lines is a log that can be read while it is written.
+type lines struct {
+	mu sync.Mutex
+	b  strings.Builder
+}
+
+func (l *lines) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.Write(p)
+}
+
+func (l *lines) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.String()
+}
+
+func (l *lines) count(s string) int { return strings.Count(l.String(), s) }
 
 // A flow must reach the target of its own map, whatever the order of the maps.
 func TestEachMapHasItsTarget(t *testing.T) {

@@ -20,6 +20,7 @@ type session struct {
 	// How it is to begin; set by the reader.
 	lease    netstack.Lease
 	target   netip.AddrPort
+	watch    *watch // of the target
 	baseSeen uint64
 	refused  frame.CloseHow // 0: dial
 	admitted bool           // holds one of the responder's places

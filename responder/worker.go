@@ -102,6 +102,7 @@ more:
 	w.ready = w.stack.Ready(w.ready[:0])
 	for _, s := range w.ready {
 		s.News(w.now)
+		s.look()
 	}
 	clear(w.ready)
 	w.replay.Expire(w.now)

@@ -87,6 +87,18 @@ func (s *Session) Over() bool { return s.state == over }
 // State names what the session is doing, for logs and tests.
 func (s *Session) State() string { return s.state.String() }
 
+// Answered reports whether the target answered the SYN, and false with known when
+// it never will.
+func (s *Session) Answered() (yes, known bool) {
+	switch {
+	case s.opened || s.how == frame.ClosedRefused:
+		return true, true
+	case s.state == connecting:
+		return false, false
+	}
+	return false, s.how == frame.ClosedTimeout
+}
+
 // Settled returns how many turns left because the target was quiet, before as many
 // bytes had come as online.
 func (s *Session) Settled() uint64 { return s.settled }
