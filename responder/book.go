@@ -117,16 +117,22 @@ func (s *Summary) check() (wrong []string) {
 	return wrong
 }
 
-// attrs returns the summary as the attributes of a log line; what is zero and
-// rarely is anything else is left out.
+// attrs returns the status as the attributes of a log line, as few as say how it
+// goes: ends as they should be are one number, and what is zero and rarely is
+// anything else is left out.
 func (s *Summary) attrs() []any {
 	a := []any{
 		slog.Int("copiers", s.Copiers), slog.Int64("sessions", s.Open),
 		slog.Uint64("opened", s.Opened), slog.Uint64("established", s.Established),
+		slog.Uint64("ended", s.Closed[frame.ClosedBoth]+s.Closed[frame.ClosedTargetFirst]+s.Closed[frame.ClosedClientReset]),
 	}
 	for i, n := range s.Closed {
-		if n > 0 {
-			a = append(a, slog.Uint64("closed_"+frame.CloseHow(i).String(), n))
+		switch how := frame.CloseHow(i); how {
+		case frame.ClosedBoth, frame.ClosedTargetFirst, frame.ClosedClientReset:
+		default:
+			if n > 0 {
+				a = append(a, slog.Uint64(how.String(), n))
+			}
 		}
 	}
 	a = append(a, slog.Uint64("delivered_bytes", s.Delivered), slog.Uint64("answer_bytes", s.Absorbed))

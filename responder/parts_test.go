@@ -2,6 +2,7 @@ package responder
 
 import (
 	"context"
+	"log/slog"
 	"math/rand/v2"
 	"net"
 	"net/netip"
@@ -370,6 +371,20 @@ func TestSums(t *testing.T) {
 		if got := out.String(); !strings.Contains(got, tt.says) || strings.Contains(got, "WRONG: "+name) != (name != "") {
 			t.Errorf("%s: summary says\n%s", name, got)
 		}
+	}
+}
+
+// The line is read by people: no more than says how it goes.
+func TestStatusLine(t *testing.T) {
+	s := Summary{Copiers: 1, Open: 2, Book: Book{
+		Opened: 10, Established: 9, Delivered: 100, Absorbed: 200,
+		Closed: Hows{frame.ClosedBoth: 4, frame.ClosedTargetFirst: 2, frame.ClosedClientReset: 1, frame.ClosedRefused: 1},
+	}}
+	var out strings.Builder
+	slog.New(slog.NewTextHandler(&out, nil)).Info("status", s.attrs()...)
+	const want = `msg=status copiers=1 sessions=2 opened=10 established=9 ended=7 refused=1 delivered_bytes=100 answer_bytes=200`
+	if _, got, _ := strings.Cut(strings.TrimSpace(out.String()), "INFO "); got != want {
+		t.Errorf("got  %s\nwant %s", got, want)
 	}
 }
 
