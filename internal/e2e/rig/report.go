@@ -49,6 +49,12 @@ type Report struct {
 		Closed      map[string]uint64 `json:"closed"`
 		Lost        uint64            `json:"lost"`
 	} `json:"sessions"`
+	Answers struct {
+		Same      uint64 `json:"same_length"`
+		Different uint64 `json:"different_length"`
+		Turns     uint64 `json:"turns"`
+		HeldMax   uint64 `json:"held_max"`
+	} `json:"answers"`
 }
 
 // A Count is a number of segments and of the bytes in them.
