@@ -50,7 +50,7 @@ func Run(ctx context.Context, cfg Config) (err error) {
 	// Nothing above changes the host, but for the key that is made once.
 	check := newTargetCheck()
 	srv, err := tunnel.Listen(tunnel.ServerConfig{
-		Addr: cfg.Listen, Identity: id, Expires: expires, Log: cfg.Log,
+		Addr: cfg.Listen, Identity: id, Log: cfg.Log,
 		Accept: func(h tunnel.Hello) error { return check.accept(h, cfg.Allow) },
 	})
 	if err != nil {

@@ -32,6 +32,7 @@ const (
 type proofMsg struct {
 	Versions []int  `json:"versions,omitempty"`
 	Version  int    `json:"version,omitempty"`
+	Expires  int64  `json:"expires,omitempty"` // the invite's, Unix seconds; its secret is of this time
 	Proof    []byte `json:"proof"`
 }
 

@@ -15,9 +15,9 @@ import (
 
 // Whatever goes wrong, both sides must say what, and nobody gets a peer.
 func TestHandshakeRefusals(t *testing.T) {
-	past := time.Now().Add(-time.Hour)
 	tests := []struct {
 		name       string
+		expires    time.Time // of the invite
 		server     func(*ServerConfig)
 		client     func(*ClientConfig)
 		want       error
@@ -35,9 +35,16 @@ func TestHandshakeRefusals(t *testing.T) {
 			want:   ErrFingerprint, copierSays: "has got a new key", serverSays: "invite names another key",
 		},
 		{
-			name:   "expired at the responder",
-			server: func(s *ServerConfig) { s.Expires = past },
-			want:   ErrExpired, copierSays: "expired on", serverSays: "expired on",
+			name:    "expired at the responder",
+			server:  func(s *ServerConfig) { s.now = func() time.Time { return time.Now().Add(2 * time.Hour) } },
+			expires: time.Now().Add(time.Hour),
+			want:    ErrExpired, copierSays: "expired on", serverSays: "expired on",
+		},
+		{
+			name:    "time of the invite put off",
+			expires: time.Now().Add(time.Hour),
+			client:  func(c *ClientConfig) { c.Invite.Expires = c.Invite.Expires.Add(time.Hour) },
+			want:    ErrSecret, copierSays: "its invite may be an old one", serverSays: "secret is not this responder's",
 		},
 		{
 			name: "map not allowed",
@@ -57,7 +64,7 @@ func TestHandshakeRefusals(t *testing.T) {
 				tt.server(&scfg)
 			}
 			s := listen(t, scfg)
-			ccfg := ClientConfig{Invite: id.Invite([]string{s.Addr().String()}, time.Time{})}
+			ccfg := ClientConfig{Invite: id.Invite([]string{s.Addr().String()}, tt.expires)}
 			if tt.client != nil {
 				tt.client(&ccfg)
 			}
@@ -134,7 +141,7 @@ func rawCopier(t *testing.T, addr string) (*quic.Conn, *quic.Stream) {
 func TestHandshakeProtocolErrors(t *testing.T) {
 	good := func(conn *quic.Conn, id Identity) []byte {
 		cs := conn.ConnectionState().TLS
-		proof, err := prove(&cs, id.Secret, copierLabel)
+		proof, err := prove(&cs, id.secretUntil(0), copierLabel)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -157,7 +164,7 @@ func TestHandshakeProtocolErrors(t *testing.T) {
 		}, codeSecret, "secret is not"},
 		{"the responder's proof sent back", func(conn *quic.Conn, id Identity) []byte {
 			cs := conn.ConnectionState().TLS
-			proof, _ := prove(&cs, id.Secret, responderLabel)
+			proof, _ := prove(&cs, id.secretUntil(0), responderLabel)
 			b, _ := appendControl(nil, controlProof, proofMsg{Versions: []int{1}, Proof: proof})
 			return b
 		}, codeSecret, "secret is not"},

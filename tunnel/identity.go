@@ -2,11 +2,13 @@ package tunnel
 
 import (
 	"crypto/ed25519"
+	"crypto/hmac"
 	"crypto/rand"
 	"crypto/sha256"
 	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
+	"encoding/binary"
 	"encoding/pem"
 	"errors"
 	"fmt"
@@ -47,13 +49,33 @@ func LoadIdentity(dir string) (Identity, error) {
 	return id, nil
 }
 
-// Invite returns the invite for this identity, reachable at addrs.
+// Invite returns the invite for this identity, reachable at addrs. Invites with
+// different times have different secrets, all made of the identity's: a time is
+// part of what a copier proves, so that it cannot be put off.
 func (id Identity) Invite(addrs []string, expires time.Time) Invite {
-	i := Invite{Addrs: addrs, Secret: id.Secret, Expires: expires}
+	i := Invite{Addrs: addrs, Secret: id.secretUntil(unixOrZero(expires)), Expires: expires}
 	if id.Certificate.Leaf != nil {
 		i.Fingerprint = fingerprint(id.Certificate.Leaf)
 	}
 	return i
+}
+
+// secretUntil returns the secret of invites that expire then (Unix seconds, 0
+// never).
+func (id Identity) secretUntil(expires int64) (secret [32]byte) {
+	mac := hmac.New(sha256.New, id.Secret[:])
+	mac.Write([]byte("flowtwin invite"))
+	mac.Write(binary.BigEndian.AppendUint64(nil, uint64(expires)))
+	mac.Sum(secret[:0])
+	return secret
+}
+
+// unixOrZero returns t in seconds since 1970, 0 for no time.
+func unixOrZero(t time.Time) int64 {
+	if t.IsZero() {
+		return 0
+	}
+	return t.Unix()
 }
 
 func fingerprint(c *x509.Certificate) [32]byte { return sha256.Sum256(c.RawSubjectPublicKeyInfo) }

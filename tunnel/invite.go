@@ -34,11 +34,7 @@ func (i Invite) String() string {
 	var b []byte
 	b = append(b, i.Fingerprint[:]...)
 	b = append(b, i.Secret[:]...)
-	var expires int64
-	if !i.Expires.IsZero() {
-		expires = i.Expires.Unix()
-	}
-	b = binary.BigEndian.AppendUint64(b, uint64(expires))
+	b = binary.BigEndian.AppendUint64(b, uint64(unixOrZero(i.Expires)))
 	count := len(b)
 	b = append(b, 0)
 	for _, a := range i.Addrs {

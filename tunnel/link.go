@@ -219,7 +219,7 @@ func (c *Client) prove(l *link) (err error) {
 	if err != nil {
 		return err
 	}
-	if err := writeControl(l.control, controlProof, proofMsg{Versions: protocolVersions(), Proof: proof}); err != nil {
+	if err := writeControl(l.control, controlProof, proofMsg{Versions: protocolVersions(), Expires: unixOrZero(c.cfg.Invite.Expires), Proof: proof}); err != nil {
 		return err
 	}
 	var answer proofMsg

@@ -97,6 +97,7 @@ func (p *Peer) run() {
 
 // acceptLanes takes the copier's streams on connection index until it ends.
 func (p *Peer) acceptLanes(conn *quic.Conn, index int) error {
+	taken := make([]bool, len(p.lanes)) // a lane travels on one connection only
 	for {
 		stream, err := conn.AcceptUniStream(conn.Context())
 		if err != nil {
@@ -110,11 +111,11 @@ func (p *Peer) acceptLanes(conn *quic.Conn, index int) error {
 		if err != nil {
 			return err
 		}
-		select {
-		case p.lanes[i].arrived <- stream:
-		default:
+		if taken[i] {
 			return fmt.Errorf("%w: lane %d has a stream already", ErrProtocol, i)
 		}
+		taken[i] = true
+		p.lanes[i].arrived <- stream
 	}
 }
 

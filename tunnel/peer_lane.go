@@ -68,7 +68,6 @@ func (l *PeerLane) Read() ([]byte, error) {
 		case <-l.peer.failed:
 			return nil, l.stop(l.peer.err)
 		}
-		l.arrived <- l.stream // keeps its place: a second stream is refused
 	}
 	l.filled = copy(l.buf, l.buf[l.lent:l.filled])
 	l.lent = 0

@@ -174,13 +174,14 @@ func (s *Server) prove(conn *quic.Conn, control *quic.Stream, proved func()) err
 		return refuse(codeVersion, "the copier speaks versions %v, the responder %v", msg.Versions, protocolVersions())
 	}
 	state := conn.ConnectionState().TLS
-	if !proven(&state, s.cfg.Identity.Secret, copierLabel, msg.Proof) {
+	secret := s.cfg.Identity.secretUntil(msg.Expires)
+	if !proven(&state, secret, copierLabel, msg.Proof) {
 		return refuse(codeSecret, "the copier's secret is not this responder's, its invite may be an old one")
 	}
-	if expired(s.cfg.Expires, time.Now()) {
-		return refuse(codeExpired, "the invite expired on %s", s.cfg.Expires.Format(time.DateTime))
+	if t := time.Unix(msg.Expires, 0).UTC(); msg.Expires != 0 && expired(t, s.cfg.now()) {
+		return refuse(codeExpired, "the invite expired on %s", t.Format(time.DateTime))
 	}
-	proof, err := prove(&state, s.cfg.Identity.Secret, responderLabel)
+	proof, err := prove(&state, secret, responderLabel)
 	if err != nil {
 		return err
 	}

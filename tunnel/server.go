@@ -27,11 +27,12 @@ const (
 type ServerConfig struct {
 	Addr     string // UDP host:port
 	Identity Identity
-	Expires  time.Time // when the current invite's secret stops working; zero never
 	// Accept decides about a copier's maps; an error refuses it, and its text goes
 	// to the copier. nil accepts all. It is called from several goroutines.
 	Accept func(Hello) error
 	Log    *slog.Logger
+
+	now func() time.Time // for tests; nil is time.Now
 }
 
 // Hello is what a copier says of itself.
@@ -69,6 +70,9 @@ func Listen(cfg ServerConfig) (*Server, error) {
 	}
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
+	}
+	if cfg.now == nil {
+		cfg.now = time.Now
 	}
 	addr, err := net.ResolveUDPAddr("udp", cfg.Addr)
 	if err != nil {
