@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"flowtwin/copier/capture"
+	"flowtwin/internal/packet"
 )
 
 // steady is a ring that hands out the same block again and again, each time with
@@ -82,6 +83,40 @@ func TestPipelineDoesNotAllocate(t *testing.T) {
 	}
 	if wrong := s.book.Check(); len(wrong) > 0 || s.book.Client.Sent.Segments != 111*500 {
 		t.Errorf("%d segments sent, want %d; %v", s.book.Client.Sent.Segments, 111*500, wrong)
+	}
+}
+
+// again returns a shard and a packet of a wire's size that it knows already; its
+// checksum is known to be right, or to be computed.
+func again(checked bool) (*shard, capture.Packet) {
+	c := newConn()
+	l := &sink{newFakeLane(), make(map[uint32]*[2]uint64)}
+	s := newShard(newFakeRing(), l, testMaps(), 1, func() time.Duration { return 0 })
+	s.follow()
+	for _, p := range append(c.handshake(), c.data("x")) {
+		s.one(&p)
+	}
+	p := c.in(packet.ACK, 0, string(make([]byte, 1448)))
+	p.Checked = checked
+	s.one(&p)
+	return s, p
+}
+
+func TestChecksumDoesNotAllocate(t *testing.T) {
+	s, p := again(false)
+	if n := testing.AllocsPerRun(100, func() { s.one(&p) }); n != 0 {
+		t.Errorf("a packet allocates %v times, want 0", n)
+	}
+}
+
+func BenchmarkChecked(b *testing.B) {
+	for name, checked := range map[string]bool{"known": true, "computed": false} {
+		b.Run(name, func(b *testing.B) {
+			s, p := again(checked)
+			for b.Loop() {
+				s.one(&p)
+			}
+		})
 	}
 }
 
