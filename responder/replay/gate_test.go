@@ -143,3 +143,122 @@ func count(b bool) int {
 	}
 	return 0
 }
+
+func TestGate(t *testing.T) {
+	t.Run("same turn leaves at once", func(t *testing.T) {
+		r := connected(t, Config{})
+		r.turn(0, "a")
+		r.turn(0, "b")
+		r.want("Sending", "ab")
+	})
+	t.Run("next turn waits for as many bytes as online", func(t *testing.T) {
+		r := connected(t, Config{})
+		r.turn(0, "a")
+		r.turn(100, "b")
+		r.turn(0, "c")
+		r.want("Holding", "a")
+		r.answer(99)
+		r.want("Holding", "a")
+		r.answer(1)
+		r.want("Sending", "abc")
+	})
+	t.Run("shorter answer: after the settle time", func(t *testing.T) {
+		r := connected(t, Config{})
+		r.turn(0, "a")
+		r.turn(100, "b")
+		r.answer(40)
+		r.pass(DefaultSettle - 1)
+		r.answer(1) // still going on
+		r.pass(DefaultSettle - 1)
+		r.want("Holding", "a")
+		r.pass(1)
+		r.want("Sending", "ab")
+		// Was it a pause? An answer that does not pay what is missing tells, and from
+		// then on one of equal length needs no wait.
+		r.turn(100, "c")
+		r.answer(100)
+		r.want("Holding", "ab")
+		r.pass(DefaultSettle)
+		r.want("Sending", "abc")
+		r.turn(100, "d")
+		r.answer(100)
+		r.want("Sending", "abcd")
+		if r.s.Settled() != 2 || r.s.heldMax != 0 {
+			t.Errorf("settled %d, held %d; want 2, 0", r.s.Settled(), r.s.heldMax)
+		}
+	})
+	t.Run("longer answers do not add up to an open gate", func(t *testing.T) {
+		r := connected(t, Config{})
+		r.turn(0, "a")
+		r.answer(250)
+		r.pass(10 * time.Millisecond)
+		r.turn(100, "b")
+		r.turn(100, "c")
+		r.want("Holding", "ab")
+	})
+	t.Run("no answer: max-hold, counted", func(t *testing.T) {
+		r := connected(t, Config{})
+		r.turn(0, "a")
+		r.turn(100, "b")
+		r.pass(DefaultMaxHold - 1)
+		r.want("Holding", "a")
+		r.pass(1)
+		r.want("Sending", "ab")
+		if r.s.heldMax != 1 || r.s.turnCount != 2 {
+			t.Errorf("held %d of %d turns, want 1 of 2", r.s.heldMax, r.s.turnCount)
+		}
+	})
+	t.Run("greeting first", func(t *testing.T) {
+		r := connected(t, Config{})
+		r.turn(30, "EHLO")
+		r.want("Holding", "")
+		r.answer(30)
+		r.want("Sending", "EHLO")
+	})
+	t.Run("a pipelined client", func(t *testing.T) {
+		r := connected(t, Config{})
+		r.turn(0, "abc")
+		r.turn(50, "d") // had read part of the answers
+		r.answer(100)
+		r.want("Sending", "abcd")
+		r.turn(50, "e")
+		r.want("Sending", "abcde")
+	})
+	t.Run("off", func(t *testing.T) {
+		r := connected(t, Config{GateOff: true})
+		r.turn(0, "a")
+		r.turn(100, "b")
+		r.want("Sending", "ab")
+	})
+	t.Run("adopted flow counts from its base", func(t *testing.T) {
+		r := newRig(t, Config{})
+		r.seen = 5000
+		r.sh.Start(r.s, r.conn, 5000, r.now)
+		r.conn.state = ConnEstablished
+		r.s.News(r.now)
+		r.turn(0, "a")
+		r.turn(100, "b")
+		r.want("Holding", "a")
+		r.answer(100)
+		r.want("Sending", "ab")
+	})
+}
+
+// A turn is only asked about when all before it is written: answers to half a
+// request are none.
+func TestTurnWaitsForTheWholeOfTheOneBefore(t *testing.T) {
+	r := connected(t, Config{})
+	r.conn.room = 2
+	r.turn(0, "abcd")
+	r.turn(10, "e")
+	r.answer(4)
+	r.pass(2 * DefaultMaxHold)
+	r.want("Sending", "ab")
+	r.conn.room = 10
+	r.s.News(r.now)
+	r.want("Holding", "abcd")
+	r.pass(2 * DefaultSettle) // the early bytes do not count
+	r.want("Holding", "abcd")
+	r.answer(6)
+	r.want("Sending", "abcde")
+}
