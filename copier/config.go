@@ -33,11 +33,14 @@ type Config struct {
 
 // Defaults and bounds.
 const (
-	maxShards     = 64
-	defaultShards = 4        // at most, one for every 4 CPUs: one copies 200,000 requests/s
-	ringBytes     = 16 << 20 // of a shard
-	queueBudget   = 64 << 20 // what may wait for the network, over all lanes; memory only while it does
-	queueLeast    = 4 << 20
+	// DefaultShards is the most that are taken by default, one for every 4 CPUs: one
+	// copies 200,000 requests/s.
+	DefaultShards = 4
+
+	maxShards   = 64
+	ringBytes   = 16 << 20 // of a shard
+	queueBudget = 64 << 20 // what may wait for the network, over all lanes; memory only while it does
+	queueLeast  = 4 << 20
 
 	statusEvery = 10 * time.Second
 	finishWait  = 3 * time.Second // for the responder's accounts
@@ -55,7 +58,7 @@ func (cfg Config) populate() (Config, error) {
 		cfg.Ready = func() {}
 	}
 	if cfg.Shards == 0 {
-		cfg.Shards = min(max(runtime.GOMAXPROCS(0)/4, 1), defaultShards)
+		cfg.Shards = min(max(runtime.GOMAXPROCS(0)/4, 1), DefaultShards)
 	}
 	if cfg.Connections == 0 {
 		cfg.Connections = 1

@@ -9,6 +9,7 @@ import (
 	"io"
 	"net"
 	"os"
+	"runtime"
 	"runtime/debug"
 	"strings"
 
@@ -48,7 +49,7 @@ func run(args []string, getenv func(string) string, stdout, stderr io.Writer) in
 		}
 		ready = tell
 	}
-	err = start(opts, stdout, ready)
+	err = start(opts, getenv, stdout, ready)
 	ready(err) // it may have been ready before; then this says nothing
 	return exit(stderr, err)
 }
@@ -63,7 +64,7 @@ func exit(stderr io.Writer, err error) int {
 }
 
 // start runs the copier until a signal ends it.
-func start(opts options, stdout io.Writer, ready func(error)) (err error) {
+func start(opts options, getenv func(string) string, stdout io.Writer, ready func(error)) (err error) {
 	log, closer, err := cli.Logger(opts.json, opts.logFile)
 	if err != nil {
 		return err
@@ -80,6 +81,11 @@ func start(opts options, stdout io.Writer, ready func(error)) (err error) {
 	// The heap is small and mostly tables without pointers: collecting it more
 	// often costs little, and the memory belongs to production.
 	debug.SetGCPercent(50)
+	if getenv("GOMAXPROCS") == "" {
+		// A shard keeps one CPU busy at most, the tunnel another: on a host with
+		// many, the runtime must not spread its collector over a quarter of them.
+		runtime.GOMAXPROCS(min(runtime.GOMAXPROCS(0), max(opts.config.Shards, copier.DefaultShards)+2))
+	}
 
 	ctx, status, stop := cli.Signals(context.Background())
 	defer stop()
