@@ -31,9 +31,6 @@ func (cfg ClientConfig) populate() (ClientConfig, error) {
 	if cfg.Invite.Secret == [32]byte{} || cfg.Invite.Fingerprint == [32]byte{} {
 		return cfg, ErrNoInvite
 	}
-	if expired(cfg.Invite.Expires, time.Now()) {
-		return cfg, fmt.Errorf("%w: on %s", ErrExpired, cfg.Invite.Expires.Format(time.DateTime))
-	}
 	if cfg.Connections == 0 {
 		cfg.Connections = 1
 	}
@@ -137,9 +134,6 @@ func (c *Client) Connect(ctx context.Context) error {
 			return fmt.Errorf("tunnel: %w", context.Cause(ctx))
 		}
 	}
-	if expired(c.cfg.Invite.Expires, time.Now()) {
-		return fmt.Errorf("tunnel: %w: on %s", ErrExpired, c.cfg.Invite.Expires.Format(time.DateTime))
-	}
 	s, err := c.dial(ctx)
 	if err != nil {
 		err = fmt.Errorf("tunnel: %w", err)
@@ -221,7 +215,7 @@ func (c *Client) Run(ctx context.Context) error {
 		}
 		delay := wait/2 + rand.N(wait/2)
 		if refusal(err) {
-			if c.epoch.Load() == 0 || expired(c.cfg.Invite.Expires, time.Now()) {
+			if c.epoch.Load() == 0 || errors.Is(err, ErrExpired) {
 				return err
 			}
 			delay = c.slow

@@ -99,7 +99,6 @@ func TestNewClientRefuses(t *testing.T) {
 		says   string
 	}{
 		{"no invite", func(c *ClientConfig) { c.Invite = Invite{} }, ErrNoInvite, "no invite"},
-		{"expired", func(c *ClientConfig) { c.Invite.Expires = time.Unix(1, 0) }, ErrExpired, "expired: on 1970"},
 		{"no address", func(c *ClientConfig) { c.Invite.Addrs = nil }, ErrBadInvite, "no address"},
 		{"no lanes", func(c *ClientConfig) { c.Lanes = 0 }, nil, "0 lanes"},
 		{"too many lanes", func(c *ClientConfig) { c.Lanes = 65 }, nil, "65 lanes"},

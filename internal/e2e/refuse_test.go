@@ -47,10 +47,17 @@ func TestCopierIsRefused(t *testing.T) {
 			name: "after the invite expired", responder: []string{"--invite-ttl", "1s"},
 			invite: func(i tunnel.Invite) string {
 				<-time.After(time.Until(i.Expires) + time.Second) // its seconds are rounded
-				i.Expires = time.Time{}                           // a copier that does not look itself
 				return i.String()
 			},
 			maps: httpMap, says: "expired", logs: "expired",
+		},
+		{
+			name: "with a later time written into it", responder: []string{"--invite-ttl", "1s"},
+			invite: func(i tunnel.Invite) string {
+				i.Expires = i.Expires.Add(time.Hour)
+				return i.String()
+			},
+			maps: httpMap, says: "secret does not match", logs: "its invite may be an old one",
 		},
 		{
 			name: "for a target that is not allowed", invite: func(i tunnel.Invite) string { return i.String() },
