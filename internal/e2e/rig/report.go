@@ -55,6 +55,7 @@ type Report struct {
 		Turns     uint64 `json:"turns"`
 		HeldMax   uint64 `json:"held_max"`
 	} `json:"answers"`
+	Lag map[string]uint64 `json:"lag_ns"` // nanoseconds from capture to the target: p50, p99, max
 }
 
 // A Count is a number of segments and of the bytes in them.
