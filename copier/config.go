@@ -33,14 +33,11 @@ type Config struct {
 
 // Defaults and bounds.
 const (
-	// DefaultShards is the most that are taken by default, one for every 4 CPUs: one
-	// copies 200,000 requests/s.
-	DefaultShards = 4
-
-	maxShards   = 64
-	ringBytes   = 16 << 20 // of a shard
-	queueBudget = 64 << 20 // what may wait for the network, over all lanes; memory only while it does
-	queueLeast  = 4 << 20
+	maxShards     = 64
+	defaultShards = 4        // at most, one for every 4 CPUs: one copies 200,000 requests/s
+	ringBytes     = 16 << 20 // of a shard
+	queueBudget   = 64 << 20 // what may wait for the network, over all lanes; memory only while it does
+	queueLeast    = 4 << 20
 
 	statusEvery = 10 * time.Second
 	finishWait  = 3 * time.Second // for the responder's accounts
@@ -58,7 +55,7 @@ func (cfg Config) populate() (Config, error) {
 		cfg.Ready = func() {}
 	}
 	if cfg.Shards == 0 {
-		cfg.Shards = min(max(runtime.GOMAXPROCS(0)/4, 1), DefaultShards)
+		cfg.Shards = shardsFor(runtime.GOMAXPROCS(0))
 	}
 	if cfg.Connections == 0 {
 		cfg.Connections = 1
@@ -77,6 +74,21 @@ func (cfg Config) populate() (Config, error) {
 	cfg.Shards = max(cfg.Shards, cfg.Connections)
 	return cfg, nil
 }
+
+// LimitCPUs lets the process use no more CPUs than there is work for, and returns
+// cfg with as many shards as it had CPUs for: a shard keeps one busy at most, the
+// tunnel another, and on a host with many Go's collector would spread over a
+// quarter of them. It is for main, which owns the process.
+func (cfg Config) LimitCPUs() Config {
+	cpus := runtime.GOMAXPROCS(0)
+	if cfg.Shards == 0 {
+		cfg.Shards = shardsFor(cpus)
+	}
+	runtime.GOMAXPROCS(min(cpus, max(cfg.Shards, cfg.Connections)+2))
+	return cfg
+}
+
+func shardsFor(cpus int) int { return min(max(cpus/4, 1), defaultShards) }
 
 // retire is how long a packet waits for its block at most. It is the copier's
 // largest cost at low rates, a wake-up each time, and the ring's depth in time:

@@ -80,23 +80,24 @@ func (m *memory) find(t *flow.Tuple) *memo {
 // of what matters least.
 func (m *memory) put(e memo, now int64) {
 	e.age = uint32(now/ageUnit) + 1
-	place := m.place(&e)
+	place := m.place(&e, e.age)
 	if place.age != 0 && place.tuple != e.tuple && !place.brief(e.age) && len(m.sets) < m.max && m.filled(&e) {
 		m.grow()
-		place = m.place(&e)
+		place = m.place(&e, e.age)
 	}
 	*place = e
 }
 
 // place returns where e is to be put.
-func (m *memory) place(e *memo) *memo {
+func (m *memory) place(e *memo, now uint32) *memo {
 	set := m.set(&e.tuple)
 	best := &set[0]
 	for i := range set {
 		switch p := &set[i]; {
 		case p.age != 0 && p.tuple == e.tuple:
 			return p
-		case p.worth(e.age) < best.worth(e.age):
+		case best.age == 0: // free
+		case p.age == 0 || p.worth(now) < best.worth(now):
 			best = p
 		}
 	}
@@ -136,10 +137,16 @@ func (m *memory) filled(e *memo) bool {
 func (m *memory) grow() {
 	old := m.sets
 	m.sets = make([][memoryWays]memo, 2*len(old))
+	var now uint32
+	for i := range old {
+		for _, e := range old[i] {
+			now = max(now, e.age)
+		}
+	}
 	for i := range old {
 		for _, e := range old[i] {
 			if e.age != 0 {
-				*m.place(&e) = e
+				*m.place(&e, now) = e
 			}
 		}
 	}

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"slices"
 	"strconv"
 	"strings"
 )
@@ -83,12 +84,7 @@ func isLocal(a netip.Addr, local []netip.Addr) bool {
 	if a.Is4() && a.IsLoopback() {
 		return true // all of 127.0.0.0/8
 	}
-	for _, l := range local {
-		if l == a {
-			return true
-		}
-	}
-	return false
+	return slices.Contains(local, a)
 }
 
 // localAddrs returns the addresses of this host.

@@ -36,7 +36,7 @@ func checkLeaks(tb testing.TB) {
 			<-time.After(time.Millisecond)
 			b := make([]byte, 1<<20)
 			stacks = ""
-			for _, s := range strings.Split(string(b[:runtime.Stack(b, true)]), "\n\n") {
+			for s := range strings.SplitSeq(string(b[:runtime.Stack(b, true)]), "\n\n") {
 				if strings.Contains(s, "quic-go.") || strings.Contains(s, "flowtwin/tunnel.(") {
 					stacks += s + "\n\n"
 				}

@@ -9,7 +9,6 @@ import (
 	"io"
 	"net"
 	"os"
-	"runtime"
 	"runtime/debug"
 	"strings"
 
@@ -82,9 +81,7 @@ func start(opts options, getenv func(string) string, stdout io.Writer, ready fun
 	// often costs little, and the memory belongs to production.
 	debug.SetGCPercent(50)
 	if getenv("GOMAXPROCS") == "" {
-		// A shard keeps one CPU busy at most, the tunnel another: on a host with
-		// many, the runtime must not spread its collector over a quarter of them.
-		runtime.GOMAXPROCS(min(runtime.GOMAXPROCS(0), max(opts.config.Shards, copier.DefaultShards)+2))
+		opts.config = opts.config.LimitCPUs()
 	}
 
 	ctx, status, stop := cli.Signals(context.Background())

@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -126,12 +127,13 @@ func (tp *tap) until(tb testing.TB, want func([]taken) string) []taken {
 }
 
 func describe(all []taken) string {
-	s := fmt.Sprintf("%d packets", len(all))
+	var s strings.Builder
+	fmt.Fprintf(&s, "%d packets", len(all))
 	for _, p := range all[:min(len(all), 40)] {
-		s += fmt.Sprintf("\n  to server %t, iface %d, wire %d, got %d, %v, %v:%d > %v:%d flags %x seq %d + %d", p.ToServer, p.Iface,
+		fmt.Fprintf(&s, "\n  to server %t, iface %d, wire %d, got %d, %v, %v:%d > %v:%d flags %x seq %d + %d", p.ToServer, p.Iface,
 			p.WireLen, len(p.Data), p.fault, p.view.Src, p.view.SrcPort, p.view.Dst, p.view.DstPort, p.view.Flags, p.view.Seq, p.view.PayloadLen)
 	}
-	return s
+	return s.String()
 }
 
 // fins waits for n flows to have ended in both directions.

@@ -84,7 +84,7 @@ func TestDoors(t *testing.T) {
 
 // The copier runs on production hosts: it must stay small and auditable.
 func TestCopierDoesNotLinkTheStack(t *testing.T) {
-	for _, dep := range strings.Fields(goList(t, "-deps", "./cmd/copier")) {
+	for dep := range strings.FieldsSeq(goList(t, "-deps", "./cmd/copier")) {
 		for _, heavy := range []string{"gvisor.dev/", "golang.zx2c4.com/wireguard"} {
 			if strings.HasPrefix(dep, heavy) {
 				t.Errorf("cmd/copier links %s", dep)

@@ -45,12 +45,10 @@ func runLoad(ctx context.Context, l load) loadResult {
 	start, cpu := time.Now(), selfCPU()
 	var wg sync.WaitGroup
 	for i := range l.conns {
-		wg.Add(1)
-		go func() {
-			defer wg.Done()
+		wg.Go(func() {
 			c := &client{load: l, id: i, start: start}
 			c.run(ctx, &requests, &failures)
-		}()
+		})
 	}
 	wg.Wait()
 	return loadResult{requests.Load(), failures.Load(), time.Since(start).Seconds(), selfCPU() - cpu}

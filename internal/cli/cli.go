@@ -54,8 +54,18 @@ func (nopCloser) Close() error { return nil }
 // from then on, so that a second one ends the process at once. SIGUSR1 arrives on
 // status: print the status now. stop undoes all of it.
 func Signals(parent context.Context) (ctx context.Context, status <-chan os.Signal, stop func()) {
-	ctx, cancel := signal.NotifyContext(parent, syscall.SIGINT, syscall.SIGTERM)
-	context.AfterFunc(ctx, cancel)
+	ctx, cancel := context.WithCancel(parent)
+	end := make(chan os.Signal, 1)
+	signal.Notify(end, syscall.SIGINT, syscall.SIGTERM)
+	go func() {
+		select {
+		case <-end:
+		case <-ctx.Done():
+		}
+		// The default effect first: whoever sees that we stop may send a second one.
+		signal.Stop(end)
+		cancel()
+	}()
 	usr1 := make(chan os.Signal, 1)
 	signal.Notify(usr1, syscall.SIGUSR1)
 	return ctx, usr1, func() {

@@ -88,7 +88,7 @@ func (s *Session) released() uint64 {
 // was written is acknowledged: it would throw away what is still on its way.
 func (s *Session) ask(now int64) verdict {
 	t := s.turns.at(0)
-	v := s.gate.ask(t.seen, now, &s.shard.cfg)
+	v := s.gate.ask(t.seen, now, s.gateConfig(t))
 	if t.kind != turnReset || v == overdue || v == wait {
 		return v
 	}
@@ -97,6 +97,16 @@ func (s *Session) ask(now int64) verdict {
 		return v
 	}
 	return wait
+}
+
+// gateConfig returns what the gate goes by for t. An end waits longer for a quiet
+// target than bytes do: servers give up what they do for a client that is gone,
+// and it is paid once.
+func (s *Session) gateConfig(t *turn) *Config {
+	if (t.kind == turnFin || t.kind == turnReset) && t.seen != SeenUnknown {
+		return &s.shard.ends
+	}
+	return &s.shard.cfg
 }
 
 // pass lets t out of the gate.
@@ -261,30 +271,18 @@ func (s *Session) deadline(now int64) int64 {
 		if s.turns.at(0).kind == turnReset {
 			return min(s.gate.since+int64(cfg.MaxHold), now+int64(cfg.Settle))
 		}
-		return s.gate.wake(cfg)
+		return s.gate.wake(s.gateConfig(s.turns.at(0)))
 	case targetClosed, lastAck:
 		return s.progress + int64(cfg.Linger)
 	case ending:
-		return s.progress + s.patience()
+		return s.progress + int64(cfg.Patience)
 	case sending:
 		if s.end != endNone {
-			return s.progress + s.patience()
+			return s.progress + int64(cfg.Patience)
 		}
 	case connecting, discarding, over:
 	}
 	return 0
-}
-
-// patience is how long a target may be silent that owes an answer to a client
-// that has closed its side, as `nc -N` and many RPC clients do after the request:
-// as long as one that is dead, since the online server had that time too. What it
-// really took there would be better to wait for (issue "ends match production").
-// A copier that waits for the accounts is not kept for so long.
-func (s *Session) patience() int64 {
-	if s.hurried {
-		return int64(s.shard.cfg.Linger)
-	}
-	return int64(s.shard.cfg.Patience)
 }
 
 // arm sets the timer. One that is due earlier than needed is left alone: looking

@@ -47,9 +47,10 @@ const (
 // exactly by chance, and max-hold passed.
 type gate struct {
 	off        bool
-	owed       bool   // mark was ahead of absorbed when the last turn left
-	differs    bool   // answers are known to be shorter than online
-	misses     uint8  // times that the target was quiet with the debt open
+	owed       bool  // mark was ahead of absorbed when the last turn left
+	differs    bool  // answers are known to be shorter than online
+	misses     uint8 // times that the target was quiet with the debt open
+	surplus    surplus
 	seen       uint64 // of the turn released last
 	mark       uint64 // absorbed bytes that correspond to seen
 	absorbed   uint64 // all answer bytes so far
@@ -57,6 +58,18 @@ type gate struct {
 	lastAnswer int64  // when absorbed last grew
 	since      int64  // when the wait that is under way began
 }
+
+// surplus is what is thought of bytes that the target sent beyond what a turn
+// needed, before anything came for the turn that was written last: the rest of an
+// answer that is longer than online, or the answer to come. It is the first, until
+// a wait for more was in vain.
+type surplus uint8
+
+const (
+	surplusNone   surplus = iota
+	surplusLonger         // taken for the rest of a longer answer
+	surplusAhead          // the target really is ahead: it pushes, or answers early
+)
 
 // forgive is how often the target is quiet with a debt open until it is forgiven.
 const forgive = 2
@@ -92,12 +105,23 @@ func (g *gate) begun() bool {
 // ask says whether what the client did after it had seen so much may leave now.
 func (g *gate) ask(seen uint64, now int64, c *Config) verdict {
 	need, known := g.need(seen)
+	if known && seen > g.seen && g.absorbed > need && g.absorbed == g.asked && g.asked > 0 && g.surplus != surplusAhead {
+		g.settle(g.absorbed)
+		g.surplus = surplusLonger
+		need, _ = g.need(seen)
+	}
 	switch {
 	case g.off, known && g.absorbed >= need:
+		if g.surplus == surplusLonger {
+			g.surplus = surplusNone
+		}
 		return answered
 	case g.begun() && now-g.lastAnswer >= int64(c.Settle):
 		return settled
 	case g.since != 0 && now-g.since >= int64(c.MaxHold):
+		if g.surplus == surplusLonger && g.absorbed == g.asked {
+			g.surplus = surplusAhead
+		}
 		return overdue
 	}
 	return wait

@@ -45,7 +45,6 @@ type Session struct {
 	armed    int64 // when its timer is due
 	place    int   // in the shard's timers, notArmed
 	opened   bool  // the listener knows that the connection was established
-	hurried  bool  // Hurry was called
 }
 
 // clientEnd says how the client's side ended.
@@ -171,10 +170,12 @@ func (s *Session) Abort(now int64) {
 // Hurry tells the session that its copier waits for the account and that nothing
 // more will come.
 func (s *Session) Hurry(now int64) {
-	s.hurried = true
 	if s.end == endNone {
 		s.Abort(now)
 		return
+	}
+	if s.conn != nil && s.abortBy == 0 {
+		s.abortBy = now + int64(s.shard.cfg.AbortLinger)
 	}
 	s.arm(now)
 }

@@ -227,9 +227,9 @@ func TestEnds(t *testing.T) {
 			r.turn(0, "abc")
 			r.ack()
 			r.s.Fin(0, r.now)
-			r.pass(119 * time.Second) // as an application that works on its answer
+			r.pass(29 * time.Second) // as an application that works on its answer
 			r.answer(1)               // which begins
-			r.pass(119 * time.Second)
+			r.pass(29 * time.Second)
 			r.want("Ending", "abc")
 			r.pass(time.Second)
 		}, frame.Closed{How: frame.ClosedTimeout, DeliveredBytes: 3, DeliveredSegments: 1, AnswerBytes: 1, Turns: 1}},
@@ -238,7 +238,7 @@ func TestEnds(t *testing.T) {
 			r.turn(0, "abc")
 			r.s.Fin(0, r.now)
 			r.ack()
-			r.pass(119 * time.Second)
+			r.pass(29 * time.Second)
 			r.want("Sending", "a")
 			r.pass(time.Second)
 		}, frame.Closed{How: frame.ClosedTimeout, DeliveredBytes: 1, DroppedBytes: 2, DroppedSegments: 1, Turns: 1}},
@@ -263,10 +263,10 @@ func TestEnds(t *testing.T) {
 			r.ack()
 			r.s.Fin(0, r.now)
 			r.s.Hurry(r.now)
-			r.pass(10*time.Second - 1)
+			r.pass(2*time.Second - 1)
 			r.want("Ending", "abc")
 			r.pass(1)
-		}, frame.Closed{How: frame.ClosedTimeout, DeliveredBytes: 3, DeliveredSegments: 1, Turns: 1}},
+		}, frame.Closed{How: frame.ClosedAborted, DeliveredBytes: 3, DeliveredSegments: 1, Turns: 1}},
 		{"copier leaves, client had not closed", func(r *rig) {
 			r.turn(0, "abc")
 			r.ack()

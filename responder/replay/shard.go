@@ -58,7 +58,7 @@ type Config struct {
 	Settle       time.Duration
 	MaxHold      time.Duration
 	Linger       time.Duration // without any progress, once the target has closed; default 10 s
-	Patience     time.Duration // the same, once the client has closed; default 2 min
+	Patience     time.Duration // the same, once the client has closed; default 30 s
 	AbortLinger  time.Duration // for all that is left of a flow the copier gave up; default 2 s
 	SessionBytes int           // queued per session, default 8 MiB
 	ShardBytes   int           // queued per shard, default 256 MiB; a session may hold a share of what is free
@@ -72,7 +72,7 @@ func (c Config) withDefaults() Config {
 	setDefault(&c.Settle, DefaultSettle)
 	setDefault(&c.MaxHold, DefaultMaxHold)
 	setDefault(&c.Linger, 10*time.Second)
-	setDefault(&c.Patience, 2*time.Minute)
+	setDefault(&c.Patience, 30*time.Second)
 	setDefault(&c.AbortLinger, 2*time.Second)
 	setDefault(&c.SessionBytes, 8<<20)
 	setDefault(&c.ShardBytes, 256<<20)
@@ -89,6 +89,7 @@ func setDefault[T int | time.Duration](p *T, v T) {
 // timers. Times are nanoseconds of a clock of the owner's that never steps.
 type Shard struct {
 	cfg      Config
+	ends     Config // for the client's FIN and reset
 	listener Listener
 	pool     pool
 	timers   timers
@@ -97,7 +98,9 @@ type Shard struct {
 // NewShard returns a shard whose sessions report to l.
 func NewShard(cfg Config, l Listener) *Shard {
 	cfg = cfg.withDefaults()
-	return &Shard{cfg: cfg, listener: l, pool: pool{budget: cfg.ShardBytes}}
+	ends := cfg
+	ends.Settle = max(cfg.Settle, cfg.MaxHold/4)
+	return &Shard{cfg: cfg, ends: ends, listener: l, pool: pool{budget: cfg.ShardBytes}}
 }
 
 // Start begins s on a connection that was just dialled. baseSeen is what the

@@ -234,7 +234,7 @@ func (r *Redis) keys() (map[string]string, error) {
 		return nil, err
 	}
 	m := make(map[string]string)
-	for _, k := range strings.Fields(names) {
+	for k := range strings.FieldsSeq(names) {
 		if m[k], err = r.Ask("DEBUG", "DIGEST-VALUE", k); err != nil {
 			return nil, err
 		}
