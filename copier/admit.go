@@ -95,7 +95,8 @@ func (s *shard) meet(c *claim) (uint32, bool) {
 const pendingShare = 8
 
 // insert takes a slot for the tuple. The oldest of the pending flows makes way when
-// these are too many, and the one that was shunned first when the table is full.
+// these are too many, and the one that was shunned
+// first, or else observed first, when the table is full.
 func (s *shard) insert() (uint32, bool) {
 	if s.book.Flows.Pending >= uint64(max(s.table.Max()/pendingShare, 1)) {
 		oldest := s.pending.first - 1
@@ -104,6 +105,9 @@ func (s *shard) insert() (uint32, bool) {
 	if s.table.Len() == s.table.Max() && s.shunned.first != 0 {
 		oldest := s.shunned.first - 1
 		s.free(oldest, s.table.At(oldest))
+	}
+	if s.table.Len() == s.table.Max() && s.observed.first != 0 {
+		s.unobserve()
 	}
 	return s.table.Insert(&s.tuple)
 }
@@ -222,8 +226,13 @@ func (s *shard) admit(slot uint32, r *record) (report.Reason, bool) {
 // refuse ends a flow that was not opened, and returns why.
 func (s *shard) refuse(slot uint32, r *record, why report.Reason) report.Reason {
 	s.discard(r, why)
-	s.remove(&s.pending, slot)
-	s.book.Flows.Pending--
+	if r.state == stateObserved {
+		s.remove(&s.observed, slot)
+		s.book.Flows.Observed--
+	} else {
+		s.remove(&s.pending, slot)
+		s.book.Flows.Pending--
+	}
 	s.book.Flows.Refused[why]++
 	s.known.put(memo{tuple: s.table.Tuple(slot), iss: r.iss, drop: why}, s.clock)
 	r.state = stateFree

@@ -65,8 +65,10 @@ func TestRefusals(t *testing.T) {
 	}
 }
 
-func TestMidstream(t *testing.T) {
+// With --midstream=skip.
+func TestMidstreamSkipped(t *testing.T) {
 	b, c := newBench(t), newConn()
+	b.skip = true
 	b.feed(c.ack(), c.answer(10))
 	if b.book.Flows.Seen != 0 || b.book.Packets.NoFlow != 2 {
 		t.Errorf("packets without data made a flow: %+v", b.book.Flows)

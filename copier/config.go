@@ -21,6 +21,7 @@ type Config struct {
 	Interfaces  []string // empty: all that are up
 	Shards      int      // 0: one for every 4 CPUs, 1 to 4
 	Connections int      // QUIC connections, 0: 1
+	Midstream   string   // MidstreamAdopt or MidstreamSkip, "": the first
 	Drain       time.Duration
 	ReportFile  string // JSON ledger, "" none
 	Version     string
@@ -30,6 +31,12 @@ type Config struct {
 	Status <-chan os.Signal // print a status line now
 	Ready  func()           // called when packets are captured and the responder has answered or was found silent
 }
+
+// What becomes of connections that began before the copier.
+const (
+	MidstreamAdopt = "adopt" // copied from their next turn on
+	MidstreamSkip  = "skip"  // not copied
+)
 
 // Defaults and bounds.
 const (
@@ -57,6 +64,9 @@ func (cfg Config) populate() (Config, error) {
 	if cfg.Shards == 0 {
 		cfg.Shards = shardsFor(runtime.GOMAXPROCS(0))
 	}
+	if cfg.Midstream == "" {
+		cfg.Midstream = MidstreamAdopt
+	}
 	if cfg.Connections == 0 {
 		cfg.Connections = 1
 	}
@@ -67,6 +77,8 @@ func (cfg Config) populate() (Config, error) {
 		return cfg, fmt.Errorf("shards: %d is not within 1..%d", cfg.Shards, maxShards)
 	case cfg.Connections < 1 || cfg.Connections > tunnel.MaxConnections:
 		return cfg, fmt.Errorf("connections: %d is not within 1..%d", cfg.Connections, tunnel.MaxConnections)
+	case cfg.Midstream != MidstreamAdopt && cfg.Midstream != MidstreamSkip:
+		return cfg, fmt.Errorf("midstream: %q is neither %s nor %s", cfg.Midstream, MidstreamAdopt, MidstreamSkip)
 	case cfg.Drain < 0:
 		return cfg, fmt.Errorf("drain: %v is negative", cfg.Drain)
 	}

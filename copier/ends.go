@@ -72,6 +72,9 @@ func (s *shard) replace(slot uint32) {
 	case stateSynSeen:
 		s.refuse(slot, r, report.NeverEstablished)
 		return
+	case stateObserved:
+		s.refuse(slot, r, report.Midstream)
+		return
 	case stateCopying, stateFinHeld, stateFinSent:
 		s.giveUp(slot, r, report.Replaced)
 	case stateSettled:
@@ -210,6 +213,8 @@ func (s *shard) giveUpAll() {
 		switch {
 		case r.state == stateSynSeen:
 			s.refuse(slot, r, report.Draining)
+		case r.state == stateObserved:
+			s.refuse(slot, r, report.Midstream)
 		case r.state.open():
 			s.giveUp(slot, r, report.Draining)
 		case r.state == stateSettled:

@@ -40,8 +40,11 @@ type shard struct {
 	store *flow.Store
 	limit limits
 
-	pending chain // flows in their handshake
-	shunned chain
+	pending  chain // flows in their handshake
+	observed chain
+	shunned  chain
+
+	skip bool // connections that began before the copier are not adopted
 
 	known memory
 	view  packet.View

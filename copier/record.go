@@ -24,20 +24,27 @@ import (
 //	    settled ──over online──▶ free                ▼                  ▼
 //	                                               ended               free
 //
+//	     first packet, no SYN             a turn begins
+//	free ─────────────────────▶ observed ───────────────▶ copying
+//	                               │ refused: over online, idle
+//	                               ▼
+//	                              free
+//
 // When the tunnel breaks the responder's sessions are gone: ended flows become
 // free, all others that had a session shunned.
 type state uint8
 
 const (
-	stateFree    state = iota
-	stateSynSeen       // the client's SYN was captured; the responder knows nothing yet
-	stateCopying       // opened: what the client sends is sent on
-	stateFinHeld       // the client's FIN was captured, bytes before it not yet
-	stateFinSent       // all the client sent is sent on, its FIN too
-	stateSettled       // the same, and the session's account is here
-	stateEnded         // over online; the account is awaited
-	stateGivenUp       // record.drop says why; the account is awaited
-	stateShunned       // given up and settled: kept to know its packets by
+	stateFree     state = iota
+	stateSynSeen        // the client's SYN was captured; the responder knows nothing yet
+	stateObserved       // it began before the copier; the responder knows nothing yet
+	stateCopying        // opened: what the client sends is sent on
+	stateFinHeld        // the client's FIN was captured, bytes before it not yet
+	stateFinSent        // all the client sent is sent on, its FIN too
+	stateSettled        // the same, and the session's account is here
+	stateEnded          // over online; the account is awaited
+	stateGivenUp        // record.drop says why; the account is awaited
+	stateShunned        // given up and settled: kept to know its packets by
 )
 
 // open reports whether the flow's session gets what the client does.
@@ -59,7 +66,7 @@ type record struct {
 	seen, answered   uint64
 	acked, answerNxt packet.Seq
 	iss, irs         packet.Seq
-	fin              packet.Seq // the client's FIN, in finHeld
+	fin              packet.Seq // the client's FIN, in finHeld; in observed see midstream.go
 	serverFin        packet.Seq // valid if the server has closed
 	edge             packet.Seq // behind the server's window, if windowed
 	rst              packet.Seq // of the client's reset, in guessReset
@@ -79,9 +86,10 @@ type record struct {
 	scaled   bool  // the client offered to scale windows
 	heard    bool  // packets of the server are captured
 	windowed bool  // edge is known
+	turn     bool  // in observed: an answer has come since the client's last bytes
 	guess    guess
 
-	// The chain of pending or of shunned flows; slots plus one.
+	// The chain of pending, of observed or of shunned flows; slots plus one.
 	prev, next uint32
 
 	state  state
@@ -109,7 +117,7 @@ func claimFrom(p *capture.Packet, v *packet.View) claim {
 
 // defended reports whether a SYN with another number does not end the flow.
 func (r *record) defended() bool {
-	return r.state.open() || r.state == stateSynSeen && r.synAck != 0
+	return r.state.open() || r.state == stateObserved || r.state == stateSynSeen && r.synAck != 0
 }
 
 // guess is an end of the client that is likely, and waits to be confirmed.
@@ -128,6 +136,7 @@ const (
 const (
 	maxWindow   = 1 << 30
 	windowSlack = 1 << 20
+	maxScale    = 14
 )
 
 // offer takes over the window that the server offers.

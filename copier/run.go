@@ -51,6 +51,7 @@ func Run(ctx context.Context, cfg Config) (err error) {
 	for i := range cfg.Shards {
 		ring, lane := set.Ring(i), client.Lane(i)
 		s := newShard(ring, lane, maps, cfg.Shards, offset)
+		s.skip = cfg.Midstream == MidstreamSkip
 		lane.SetWake(ring.Wake)
 		c.shards = append(c.shards, s)
 		c.rings = append(c.rings, ring)

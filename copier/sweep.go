@@ -63,6 +63,10 @@ func (s *shard) inspect(slot uint32, r *record) {
 		if still > s.limit.handshake {
 			s.refuse(slot, r, report.NeverEstablished)
 		}
+	case r.state == stateObserved:
+		if still > s.limit.idle {
+			s.refuse(slot, r, report.Midstream)
+		}
 	case r.state.open():
 		s.inspectOpen(slot, r, still)
 	case still <= s.idle(r):

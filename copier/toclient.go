@@ -16,11 +16,15 @@ func (s *shard) fromServer(p *capture.Packet, v *packet.View) {
 		slot, ok = s.accepted(slot, v)
 	}
 	if !ok {
-		s.strangeAnswer()
+		s.strangeAnswer(v)
 		return
 	}
 	r := s.table.At(slot)
 	s.book.Packets.ToClient++
+	if r.state == stateObserved {
+		s.observeServer(slot, r, v)
+		return
+	}
 	r.heard = true
 	if r.state == stateSynSeen {
 		s.serverHandshake(slot, r, p, v)
@@ -130,16 +134,20 @@ func (s *shard) serverEnds(slot uint32, r *record, v *packet.View) {
 	s.over(slot, r)
 }
 
-// strangeAnswer counts a server's packet of no flow in the table.
-func (s *shard) strangeAnswer() {
+// strangeAnswer handles a server's packet of no flow in the table.
+func (s *shard) strangeAnswer(v *packet.View) {
 	e := s.known.find(&s.tuple)
 	switch {
 	case e == nil:
-		if _, ok := s.maps.find(s.tuple.Server, s.tuple.ServerPort); !ok {
+		at, ok := s.maps.find(s.tuple.Server, s.tuple.ServerPort)
+		switch {
+		case !ok:
 			s.book.Packets.Unmapped++
-			return
+		case s.skip || s.phase != phaseRunning || v.PayloadLen == 0 || v.Flags&(packet.SYN|packet.FIN|packet.RST|packet.ACK) != packet.ACK:
+			s.book.Packets.NoFlow++
+		case !s.meetServer(at, v):
+			s.book.Packets.Refused++
 		}
-		s.book.Packets.NoFlow++
 	case e.drop == report.None:
 		s.book.Packets.Late++
 	default:

@@ -28,7 +28,7 @@ func (s *shard) fromClient(p *capture.Packet, v *packet.View) {
 	if v.PayloadLen > 0 {
 		s.book.Client.Captured.Add(v.PayloadLen)
 	}
-	if r.state == stateSynSeen && !s.handshake(slot, r, p, v) {
+	if r.state == stateSynSeen && !s.handshake(slot, r, p, v) || r.state == stateObserved && !s.observeClient(slot, r, p, v) {
 		return
 	}
 	r.last = s.clock
@@ -342,18 +342,15 @@ func (s *shard) stranger(v *packet.View) {
 	case e != nil && e.drop != report.None:
 		s.refused(e.drop, v.PayloadLen)
 	default:
-		if _, ok := s.maps.find(s.tuple.Server, s.tuple.ServerPort); !ok {
+		at, ok := s.maps.find(s.tuple.Server, s.tuple.ServerPort)
+		switch {
+		case !ok:
 			s.book.Packets.Unmapped++
-			return
-		}
-		if v.PayloadLen == 0 {
+		case v.PayloadLen == 0:
 			s.book.Packets.NoFlow++
-			return
+		default:
+			s.meetClient(at, v)
 		}
-		s.book.Flows.Seen++
-		s.book.Flows.Refused[report.Midstream]++
-		s.known.put(memo{tuple: s.tuple, drop: report.Midstream}, s.clock)
-		s.refused(report.Midstream, v.PayloadLen)
 	}
 }
 

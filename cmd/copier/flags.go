@@ -58,6 +58,7 @@ func (r *raw) flags() *pflag.FlagSet {
 	fs.StringSliceVar(&c.Interfaces, "interface", nil, "capture on `IFACE[,...]` (default: all that are up)")
 	fs.IntVar(&c.Shards, "shards", 0, "capture rings and lanes, `N` (default: one for every 4 CPUs, 1 to 4)")
 	fs.IntVar(&c.Connections, "connections", 1, "QUIC connections, `N`, that the lanes are spread over; for long paths that lose packets")
+	fs.StringVar(&c.Midstream, "midstream", copier.MidstreamAdopt, "connections that were open before: adopt: copied from their next request after an answer on; skip: not copied")
 	fs.DurationVar(&c.Drain, "drain", 5*time.Second, "how long live flows may go on after SIGINT or SIGTERM")
 	fs.StringVar(&c.ReportFile, "report", "", "write the final ledger as JSON to `FILE`")
 	fs.BoolVarP(&r.daemon, "daemon", "d", false, "run in the background")
@@ -115,6 +116,8 @@ func parseFlags(args []string, getenv func(string) string, names resolver) (opti
 		return r.options, fmt.Errorf("--shards: %d is less than 1", r.config.Shards)
 	case r.config.Connections < 1 || r.config.Connections > tunnel.MaxConnections:
 		return r.options, fmt.Errorf("--connections: %d is not within 1..%d", r.config.Connections, tunnel.MaxConnections)
+	case r.config.Midstream != copier.MidstreamAdopt && r.config.Midstream != copier.MidstreamSkip:
+		return r.options, fmt.Errorf("--midstream: %q is neither adopt nor skip", r.config.Midstream)
 	case r.config.Drain < 0:
 		return r.options, fmt.Errorf("--drain: %v is negative", r.config.Drain)
 	}

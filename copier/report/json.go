@@ -41,7 +41,9 @@ type packetsJSON struct {
 type flowsJSON struct {
 	Seen     uint64            `json:"seen"`
 	Pending  uint64            `json:"pending"`
+	Observed uint64            `json:"observed"`
 	Admitted uint64            `json:"admitted"`
+	Adopted  uint64            `json:"adopted"` // of the admitted
 	Refused  map[string]uint64 `json:"refused"`
 	Live     uint64            `json:"live"`
 	Ended    map[string]uint64 `json:"ended_online"`
@@ -129,7 +131,7 @@ func (s *Summary) MarshalJSON() ([]byte, error) {
 			"bad_checksum": p.BadChecksum,
 		}},
 		Flows: flowsJSON{
-			l.Flows.Seen, l.Flows.Pending, l.Flows.Admitted, named(l.Flows.Refused[:], reasonName),
+			l.Flows.Seen, l.Flows.Pending, l.Flows.Observed, l.Flows.Admitted, l.Flows.Adopted, named(l.Flows.Refused[:], reasonName),
 			l.Flows.Live, named(l.Flows.Ended[:], endingName), named(l.Flows.GivenUp[:], reasonName),
 		},
 		Client: clientJSON{

@@ -60,7 +60,9 @@ type Packets struct {
 type Flows struct {
 	Seen     uint64
 	Pending  uint64 // in their handshake now
+	Observed uint64 // began before the copier, and wait for a turn to be adopted at
 	Admitted uint64
+	Adopted  uint64 // admitted ones that began before the copier
 	Refused  [NumReasons]uint64
 
 	Live    uint64             // admitted ones that are followed now
@@ -140,6 +142,16 @@ func (l *Ledger) Open() {
 	l.Sessions.Open++
 }
 
+// Adopt counts a session that is opened for a flow that was observed.
+func (l *Ledger) Adopt() {
+	l.Flows.Observed--
+	l.Flows.Adopted++
+	l.Flows.Admitted++
+	l.Flows.Live++
+	l.Sessions.Opened++
+	l.Sessions.Open++
+}
+
 // Settle enters a session's account. sent is what the flow has sent in all.
 func (l *Ledger) Settle(c *frame.Closed, sent Count) {
 	h := how(c.How)
@@ -209,7 +221,9 @@ func (p *Packets) add(o *Packets) {
 func (f *Flows) add(o *Flows) {
 	f.Seen += o.Seen
 	f.Pending += o.Pending
+	f.Observed += o.Observed
 	f.Admitted += o.Admitted
+	f.Adopted += o.Adopted
 	f.Live += o.Live
 	for i := range f.Refused {
 		f.Refused[i] += o.Refused[i]
@@ -283,7 +297,7 @@ func (l *Ledger) Check() []string {
 	p, f, c, s := &l.Packets, &l.Flows, &l.Client, &l.Sessions
 	same("packets captured", p.Captured, p.ToServer+p.ToClient+p.Refused+p.Late+p.NoFlow+p.Unmapped+
 		p.NotTCP+p.Fragment+p.Truncated+p.Malformed+p.BadChecksum)
-	same("flows seen", f.Seen, f.Pending+f.Admitted+total(f.Refused[:]))
+	same("flows seen", f.Seen, f.Pending+f.Observed+f.Admitted+total(f.Refused[:]))
 	same("flows admitted", f.Admitted, f.Live+total(f.Ended[:])+total(f.GivenUp[:]))
 
 	parts := c.Sent

@@ -87,10 +87,12 @@ func (l *Ledger) flows(p *page) {
 	p.title("flows: the clients' connections")
 	p.number("seen", f.Seen, "")
 	p.number("  admitted", f.Admitted, "")
+	p.some("    of these adopted", f.Adopted, "they began before the copier")
 	for r := range Reason(NumReasons) {
 		p.some("  refused: "+r.String(), f.Refused[r], "")
 	}
 	p.some("  in their handshake", f.Pending, "")
+	p.some("  observed", f.Observed, "they began before the copier, and wait for a turn")
 	for e := range Ending(NumEndings) {
 		p.some("    ended online: "+e.String(), f.Ended[e], "")
 	}

@@ -21,7 +21,9 @@ type Report struct {
 	Flows struct {
 		Seen     uint64            `json:"seen"`
 		Pending  uint64            `json:"pending"`
+		Observed uint64            `json:"observed"`
 		Admitted uint64            `json:"admitted"`
+		Adopted  uint64            `json:"adopted"`
 		Refused  map[string]uint64 `json:"refused"`
 		Live     uint64            `json:"live"`
 		Ended    map[string]uint64 `json:"ended_online"`
@@ -102,7 +104,7 @@ func (r *Report) Check() []string {
 	counts("sent", c.Sent, append(values(r.Sent.Dropped), r.Sent.Delivered, r.Sent.AfterClose, r.Sent.TunnelLost)...)
 	same("sessions opened", s.Opened, sum(s.Closed)+s.Lost)
 	same("sessions opened for flows admitted", s.Opened, f.Admitted)
-	same("under way after the end", 0, f.Pending+f.Live+s.Open+c.Stored.Segments+r.Sent.InFlight.Segments)
+	same("under way after the end", 0, f.Pending+f.Observed+f.Live+s.Open+c.Stored.Segments+r.Sent.InFlight.Segments)
 	return wrong
 }
 
