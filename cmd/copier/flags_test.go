@@ -150,6 +150,7 @@ func TestParseFlags(t *testing.T) {
 		{name: "shards", args: []string{"--shards", "0"}, env: env, err: "--shards"},
 		{name: "connections", args: []string{"--connections", "99"}, env: env, err: "--connections"},
 		{name: "drain", args: []string{"--drain", "-1s"}, env: env, err: "--drain"},
+		{name: "midstream", args: []string{"--midstream", "maybe"}, env: env, err: "--midstream"},
 		{name: "stray argument", args: []string{"80"}, env: env, err: `"80": not a flag`},
 		{name: "unknown flag", args: []string{"--spoof"}, env: env, err: "unknown flag: --spoof; see --help"},
 		{name: "unknown letter", args: []string{"-z"}, env: env, err: "in -z; see --help"},
