@@ -17,7 +17,7 @@ import (
 //
 // In a record that is observed the assembler stands where the server's latest ACK
 // does, answerNxt behind the answers captured so far, and fin behind the client's
-// bytes captured so far. Without packets of the server, the assembler stands behind
+// bytes captured so far: ahead of the assembler some are on their way. Without packets of the server, the assembler stands behind
 // the client's bytes, and acked is what these acknowledged.
 
 // observedShare is the part of the table, 1/2, that observed flows may have; those
@@ -87,7 +87,9 @@ func (s *shard) meetServer(at int, v *packet.View) bool {
 	slot, ok := s.observe(at)
 	if ok {
 		s.book.Packets.ToClient++
-		s.observeServer(slot, s.table.At(slot), v)
+		r := s.table.At(slot)
+		r.fin = v.Ack
+		s.observeServer(slot, r, v)
 	}
 	return ok
 }
@@ -136,9 +138,6 @@ func (r *record) observed(v *packet.View) {
 	if near(end, r.asm.Next()) && end.After(r.fin) {
 		r.fin = end
 	}
-	if r.fin.After(r.asm.Next()) {
-		r.turn = false // it has begun
-	}
 }
 
 // adopt opens an observed flow at the responder, beginning with v. It reports false
@@ -183,13 +182,11 @@ func (r *record) serverSays(v *packet.View) {
 	end := v.Seq.Add(v.PayloadLen)
 	if !r.heard || !near(v.Ack, r.asm.Next()) || !near(end, r.answerNxt) {
 		// The first of its connection.
-		if !r.heard && r.asm.Started() && near(r.fin, v.Ack) && r.fin.After(v.Ack) {
-			r.turn = false
-		} else {
+		if !r.fin.After(v.Ack) || !near(r.fin, v.Ack) {
 			r.fin = v.Ack
-			r.turn = v.PayloadLen > 0
 		}
 		r.heard = true
+		r.turn = v.PayloadLen > 0
 		r.asm.Start(v.Ack)
 		r.answerNxt = end
 		// How the window is scaled was said in the handshake: by 14 bits at most.

@@ -71,6 +71,29 @@ func TestAdoption(t *testing.T) {
 			b.lane.room = 1000
 			b.feed(c.out(packet.ACK, c.answered-10, 10), c.data("ne"), c.answer(10), c.data("two"))
 		}, "two"},
+		{"a request sent again, while the server speaks", func(b *bench, c *conn) {
+			d := c.data("one")
+			c.sent -= 3
+			early := c.answer(10)
+			c.sent += 3
+			b.feed(d, early, c.in(packet.ACK|packet.PSH, c.sent-3, "one"), c.answer(10), c.data("two"))
+		}, "two"},
+		{"the same, known by an answer", func(b *bench, c *conn) {
+			b.feed(c.answer(10))
+			b.lane.room = 0 // not now
+			d := c.data("one")
+			c.sent -= 3
+			early := c.answer(10)
+			c.sent += 3
+			b.feed(d, early)
+			b.lane.room = 1000
+			b.feed(c.in(packet.ACK|packet.PSH, c.sent-3, "one"), c.answer(10), c.data("two"))
+		}, "two"},
+		{"the copier is about to end", func(b *bench, c *conn) {
+			b.feed(c.answer(10))
+			b.ask(phaseDraining)
+			b.feed(c.data("one"), c.answer(10), c.data("two"))
+		}, ""},
 		{"a request in the wrong order", func(b *bench, c *conn) {
 			b.feed(c.answer(10))
 			x, y := c.data("o"), c.data("ne")
@@ -96,6 +119,10 @@ func TestAdoption(t *testing.T) {
 			c.iss, c.irs = packet.Seq(0).Add(-c.sent-4), packet.Seq(0).Add(-c.answered-4)
 			b.feed(c.data("one"), c.answer(10), c.data("two"), c.answer(10), c.data("three"))
 		}, "twothree"},
+		{"numbers wrap, first seen by an answer", func(b *bench, c *conn) {
+			c.iss, c.irs = packet.Seq(0).Add(-c.sent-50), packet.Seq(0).Add(-c.answered-50)
+			b.feed(c.answer(10), c.data("one"))
+		}, "one"},
 		{"only the client is captured", func(b *bench, c *conn) {
 			b.feed(c.data("on"), c.data("e"))
 			c.answer(10)
