@@ -98,11 +98,11 @@ func TestRedisClientOlderThanTheCopier(t *testing.T) {
 	push("before")
 	copier := s.keep(s.StartCopier(s.within(), testnet.OnlineAddr+redisPort+"-"+testnet.TargetAddr+redisPort))
 	push("while no answer was captured")
-	want := ""
+	var want strings.Builder
 	for n := range 200 {
 		text := fmt.Sprint(n)
 		push(text)
-		want += " " + text
+		want.WriteString(" " + text)
 	}
 	target := traffic.NewRedis(s.dialIn(s.Lab.Target, "127.0.0.1"+redisPort))
 	var got string
@@ -110,10 +110,10 @@ func TestRedisClientOlderThanTheCopier(t *testing.T) {
 		if got, err = target.Ask("LRANGE", "list", "0", "-1"); err != nil {
 			t.Fatal(err)
 		}
-		return " "+got == want
+		return " "+got == want.String()
 	})
-	if " "+got != want {
-		t.Errorf("target's list is %q, want %q", got, want[1:])
+	if " "+got != want.String() {
+		t.Errorf("target's list is %q, want %q", got, want.String()[1:])
 	}
 	_ = client.Close()
 	if f := s.end(copier, responder).Flows; f.Adopted != 1 || f.Seen != 1 {

@@ -228,7 +228,7 @@ func TestEnds(t *testing.T) {
 			r.ack()
 			r.s.Fin(0, r.now)
 			r.pass(29 * time.Second) // as an application that works on its answer
-			r.answer(1)               // which begins
+			r.answer(1)              // which begins
 			r.pass(29 * time.Second)
 			r.want("Ending", "abc")
 			r.pass(time.Second)
