@@ -68,6 +68,13 @@ func (n *fakeNet) received(client netip.AddrPort) string {
 	return ""
 }
 
+// dialledTo returns where a client's connection was dialled to.
+func (n *fakeNet) dialledTo(client netip.AddrPort) netip.AddrPort {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.dialled[client]
+}
+
 // fakeStack is a stack whose news come from a goroutine that plays the TUN.
 type fakeStack struct {
 	net  *fakeNet

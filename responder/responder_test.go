@@ -123,7 +123,7 @@ func TestEachMapHasItsTarget(t *testing.T) {
 	r.lane().Flush()
 	r.wait("the accounts", func() bool { return len(r.closed) == len(targets) })
 	for i, want := range targets {
-		if got := n.dialled[client(uint32(i))]; got.String() != want {
+		if got := n.dialledTo(client(uint32(i))); got.String() != want {
 			t.Errorf("flow of map %d went to %s, want %s", i, got, want)
 		}
 	}
