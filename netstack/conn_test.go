@@ -63,7 +63,8 @@ func TestEcho(t *testing.T) {
 						if n := h.snmp(t, "Tcp", "InCsumErrors") + h.snmp(t, "Tcp", "InErrs"); n != 0 {
 							t.Errorf("the target's kernel saw %d bad packets", n)
 						}
-						if st := h.net.Stats(); st.TuplesWaiting != 1 || st.TuplesInUse != 0 || st.Strays != 0 {
+						// Strays are not looked at: a kernel that was kept waiting sends its FIN again.
+						if st := h.net.Stats(); st.TuplesWaiting != 1 || st.TuplesInUse != 0 {
 							t.Errorf("stats %+v", st)
 						}
 					})
