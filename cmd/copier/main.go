@@ -10,7 +10,6 @@ import (
 	"net"
 	"os"
 	"runtime/debug"
-	"strings"
 
 	"github.com/spf13/pflag"
 
@@ -40,26 +39,9 @@ func run(args []string, getenv func(string) string, stdout, stderr io.Writer) in
 		fmt.Fprintln(stdout, "copier", version)
 		return 0
 	}
-	ready := func(error) {}
-	if opts.daemon {
-		parent, tell, err := cli.Daemonize(opts.logFile)
-		if parent || err != nil {
-			return exit(stderr, err)
-		}
-		ready = tell
-	}
-	err = start(opts, getenv, stdout, ready)
-	ready(err) // it may have been ready before; then this says nothing
-	return exit(stderr, err)
-}
-
-func exit(stderr io.Writer, err error) int {
-	if err == nil {
-		return 0
-	}
-	// One line: errors joined at the end of a run stand below each other.
-	fmt.Fprintln(stderr, "copier:", strings.ReplaceAll(err.Error(), "\n", "; "))
-	return 1
+	return cli.Main("copier", opts.daemon, opts.logFile, stderr, func(ready func(error)) error {
+		return start(opts, getenv, stdout, ready)
+	})
 }
 
 // start runs the copier until a signal ends it.

@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"strings"
 
 	"github.com/spf13/pflag"
 
@@ -38,26 +37,9 @@ func run(args []string, stdout, stderr io.Writer) int {
 		fmt.Fprintln(stdout, "responder", version)
 		return 0
 	}
-	ready := func(error) {}
-	if opts.daemon {
-		parent, tell, err := cli.Daemonize(opts.logFile)
-		if parent || err != nil {
-			return exit(stderr, err)
-		}
-		ready = tell
-	}
-	err = start(opts, stdout, ready)
-	ready(err) // it may have been ready before; then this says nothing
-	return exit(stderr, err)
-}
-
-func exit(stderr io.Writer, err error) int {
-	if err == nil {
-		return 0
-	}
-	// One line: errors joined at the end of a run stand below each other.
-	fmt.Fprintln(stderr, "responder:", strings.ReplaceAll(err.Error(), "\n", "; "))
-	return 1
+	return cli.Main("responder", opts.daemon, opts.logFile, stderr, func(ready func(error)) error {
+		return start(opts, stdout, ready)
+	})
 }
 
 // start runs the responder until a signal ends it.

@@ -47,7 +47,7 @@ func setUpEnds(a *NS, devA, cidrA string, b *NS, devB, cidrB string) error {
 // up and has addresses: given it a link-local one, and made all of them local.
 func (n *NS) settle(dev string) error {
 	if _, err := os.Stat("/proc/sys/net/ipv6"); err != nil {
-		return nil //nolint:nilerr // without IPv6 there is nothing to wait for
+		return nil // without IPv6 there is nothing to wait for
 	}
 	link, err := n.nl.LinkByName(dev)
 	if err != nil {

@@ -67,7 +67,7 @@ func appendSysctls(s Snapshot) (Snapshot, error) {
 			value, err := os.ReadFile(path)
 			if err != nil {
 				// Some can only be written, some only be read once they were set.
-				return nil //nolint:nilerr // said above
+				return nil // said above
 			}
 			key := strings.ReplaceAll(strings.TrimPrefix(path, "/proc/sys/"), "/", ".")
 			s = append(s, fmt.Sprintf("sysctl: %s = %s", key, steady(string(value))))
