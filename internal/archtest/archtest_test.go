@@ -17,13 +17,15 @@ var table = map[string][]string{
 	"internal/packet/packettest": {"internal/packet"},
 	"internal/flow":              {"internal/packet"},
 	"internal/cli":               {},
+	"internal/http1":             {},
 	"tunnel/frame":               {"internal/packet", "internal/flow"},
 	"tunnel":                     {"internal/packet", "internal/flow", "tunnel/frame"},
 	"netstack":                   {"internal/packet"},
 	"copier/capture":             {"internal/packet"},
 	"copier/report":              {"internal/packet", "internal/flow", "tunnel/frame"},
 	"copier": {
-		"internal/packet", "internal/flow", "tunnel", "tunnel/frame", "copier/capture", "copier/report",
+		"internal/packet", "internal/flow", "internal/http1", "tunnel", "tunnel/frame",
+		"copier/capture", "copier/report",
 	},
 	"responder/replay": {"internal/packet", "internal/flow", "tunnel/frame"},
 	"responder": {
