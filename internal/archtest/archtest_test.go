@@ -18,6 +18,7 @@ var table = map[string][]string{
 	"internal/flow":              {"internal/packet"},
 	"internal/cli":               {},
 	"internal/http1":             {},
+	"internal/ctl":               {},
 	"tunnel/frame":               {"internal/packet", "internal/flow"},
 	"tunnel":                     {"internal/packet", "internal/flow", "tunnel/frame"},
 	"netstack":                   {"internal/packet"},
@@ -25,14 +26,14 @@ var table = map[string][]string{
 	"copier/report":              {"internal/packet", "internal/flow", "tunnel/frame"},
 	"copier": {
 		"internal/packet", "internal/flow", "internal/http1", "tunnel", "tunnel/frame",
-		"copier/capture", "copier/report",
+		"copier/capture", "copier/report", "internal/ctl",
 	},
 	"responder/replay": {"internal/packet", "internal/flow", "tunnel/frame"},
 	"responder": {
-		"internal/packet", "internal/flow", "tunnel", "tunnel/frame", "netstack", "responder/replay",
+		"internal/packet", "internal/flow", "tunnel", "tunnel/frame", "netstack", "responder/replay", "internal/ctl",
 	},
-	"cmd/copier":        {"copier", "copier/report", "internal/cli", "tunnel"},
-	"cmd/responder":     {"responder", "internal/cli", "tunnel"},
+	"cmd/copier":        {"copier", "copier/report", "internal/cli", "internal/ctl", "tunnel"},
+	"cmd/responder":     {"responder", "internal/cli", "internal/ctl", "tunnel"},
 	"internal/testnet":  {},
 	"internal/archtest": {},
 }
