@@ -35,42 +35,55 @@ const (
 // A filterSpec is what a filter program is made of.
 type filterSpec struct {
 	matches  []Match
+	foreign  []Match  // those of matches whose server is not this host, see [filter.build]
 	ifaces   []uint32 // taken; nil: the socket is bound to one interface
 	untagged bool     // leave frames with a VLAN tag to the VLAN's device
 }
 
+// An end of a packet is the server's or the client's.
+type end struct {
+	keep                uint32 // of packets whose server is at this end
+	addr4, addr6, ports uint32 // offsets in the IP and TCP header
+}
+
+func source() end      { return end{keepHeaders, 12, 8, 0} }
+func destination() end { return end{keepWhole, 16, 24, 2} }
+
 // filter is a filter program being written. The program is in three steps:
 // which interface and direction; where the packet's server address and port are,
-// which go to scratch memory; whether they are in the list.
+// which go to scratch memory; whether they are in the list. The last two make a
+// pass, of which there may be several.
 type filter struct {
 	*program
 	spec filterSpec
 
-	keep, drop     label
+	keep, drop label
+
+	// Of the present pass.
 	match4, match6 label // address and port in scratch memory
 	addr4, addr6   label // the address alone: a fragment, or extension headers
+	none           label // the packet is not one of this pass
 }
 
 // build returns the filter as BPF. A packet's bytes begin at its network header
-// (SOCK_DGRAM), with one exception: see [filter.toServer].
+// (SOCK_DGRAM), with one exception: see [filter.received].
+//
+// What comes to a server on this host is received, and what it answers is sent;
+// on the other way, which lo has too, both are seen a second time. The packets of a
+// server elsewhere pass this host in any way: a container's are sent to it and
+// received from it, at a mirror port all are received.
 func (s filterSpec) build() ([]bpf.Instruction, error) {
 	p := newProgram()
-	f := &filter{
-		program: p, spec: s, keep: p.label(), drop: p.label(),
-		match4: p.label(), match6: p.label(), addr4: p.label(), addr6: p.label(),
-	}
+	f := &filter{program: p, spec: s, keep: p.label(), drop: p.label()}
 	f.interfaces()
 	f.tags()
-
 	f.emit(bpf.LoadExtension{Num: bpf.ExtType}, bpf.StoreScratch{Src: bpf.RegA, N: slotType})
-	toServer := f.label()
-	f.jumpUnless(typeOutgoing, toServer)
-	f.fromServer()
-	f.place(toServer)
-	f.toServer()
+	f.pass(s.matches, destination(), source())
+	if len(s.foreign) > 0 {
+		f.pass(s.foreign, source(), destination())
+	}
+	f.jump(f.drop)
 
-	f.list4()
-	f.list6()
 	// The returns stand last. The kernel's check that scratch memory is written
 	// before it is read does not see that a program ends at a return.
 	f.place(f.keep)
@@ -78,6 +91,21 @@ func (s filterSpec) build() ([]bpf.Instruction, error) {
 	f.place(f.drop)
 	f.emit(bpf.RetConstant{Val: 0})
 	return f.finish()
+}
+
+// pass keeps packets of servers in matches, which are at one end of received and
+// at the other one of sent packets. What it does not keep goes on behind it.
+func (f *filter) pass(matches []Match, received, sent end) {
+	f.match4, f.match6, f.addr4, f.addr6, f.none = f.label(), f.label(), f.label(), f.label(), f.label()
+	in := f.label()
+	f.emit(bpf.LoadScratch{Dst: bpf.RegA, N: slotType})
+	f.jumpUnless(typeOutgoing, in)
+	f.sent(sent)
+	f.place(in)
+	f.received(received)
+	f.list4(matches)
+	f.list6(matches)
+	f.place(f.none)
 }
 
 // interfaces drops what is not of the interfaces.
@@ -124,12 +152,12 @@ func (f *filter) tags() {
 	f.jumpIf(bpf.JumpEqual, etherQinQ, f.drop)
 }
 
-// fromServer looks at outgoing packets. The protocol may be that of a VLAN tag
-// which the kernel has put into the link header already; the bytes begin at the
-// IP header all the same, so its version decides.
-func (f *filter) fromServer() {
+// sent looks at outgoing packets. The protocol may be that of a VLAN tag which the
+// kernel has put into the link header already; the bytes begin at the IP header all
+// the same, so its version decides.
+func (f *filter) sent(server end) {
 	v4, v6 := f.label(), f.label()
-	f.emit(bpf.LoadConstant{Dst: bpf.RegA, Val: keepHeaders}, bpf.StoreScratch{Src: bpf.RegA, N: slotKeep})
+	f.emit(bpf.LoadConstant{Dst: bpf.RegA, Val: server.keep}, bpf.StoreScratch{Src: bpf.RegA, N: slotKeep})
 	f.emit(bpf.LoadExtension{Num: bpf.ExtProto})
 	f.jumpIf(bpf.JumpEqual, etherIPv4, v4)
 	f.jumpIf(bpf.JumpEqual, etherIPv6, v6)
@@ -141,17 +169,17 @@ func (f *filter) fromServer() {
 	f.jumpIf(bpf.JumpEqual, 4, v4)
 	f.jumpUnless(6, f.drop)
 	f.place(v6)
-	f.read6(0, 8, 0)
+	f.read6(0, server)
 	f.place(v4)
-	f.read4(0, 12, 0)
+	f.read4(0, server)
 }
 
-// toServer looks at received packets. The kernel strips the first VLAN tag of a
+// received looks at received packets. The kernel strips the first VLAN tag of a
 // received frame; a second one is left in front of the IP header, and the
 // protocol is the tag's.
-func (f *filter) toServer() {
+func (f *filter) received(server end) {
 	v4, v6, tagged4 := f.label(), f.label(), f.label()
-	f.emit(bpf.LoadConstant{Dst: bpf.RegA, Val: keepWhole}, bpf.StoreScratch{Src: bpf.RegA, N: slotKeep})
+	f.emit(bpf.LoadConstant{Dst: bpf.RegA, Val: server.keep}, bpf.StoreScratch{Src: bpf.RegA, N: slotKeep})
 	f.emit(bpf.LoadExtension{Num: bpf.ExtProto})
 	f.jumpIf(bpf.JumpEqual, etherIPv4, v4)
 	f.jumpIf(bpf.JumpEqual, etherIPv6, v6)
@@ -162,48 +190,48 @@ func (f *filter) toServer() {
 	f.emit(bpf.LoadAbsolute{Off: 2, Size: 2})
 	f.jumpIf(bpf.JumpEqual, etherIPv4, tagged4)
 	f.jumpUnless(etherIPv6, f.drop)
-	f.read6(tagLen, 24, 2)
+	f.read6(tagLen, server)
 	f.place(tagged4)
-	f.read4(tagLen, 16, 2)
+	f.read4(tagLen, server)
 	f.place(v6)
-	f.read6(0, 24, 2)
+	f.read6(0, server)
 	f.place(v4)
-	f.read4(0, 16, 2)
+	f.read4(0, server)
 }
 
 // read4 brings the server's address and port of the IPv4 packet at base to
-// scratch memory; addr and port are their offsets in the IP and TCP header.
-func (f *filter) read4(base, addr, port uint32) {
+// scratch memory.
+func (f *filter) read4(base uint32, server end) {
 	f.emit(bpf.LoadAbsolute{Off: base + 9, Size: 1})
 	f.jumpUnless(protoTCP, f.drop)
-	f.emit(bpf.LoadAbsolute{Off: base + addr, Size: 4}, bpf.StoreScratch{Src: bpf.RegA, N: slotAddr})
+	f.emit(bpf.LoadAbsolute{Off: base + server.addr4, Size: 4}, bpf.StoreScratch{Src: bpf.RegA, N: slotAddr})
 	f.emit(bpf.LoadAbsolute{Off: base + 6, Size: 2})
 	f.jumpIf(bpf.JumpBitsSet, 0x1fff, f.addr4) // no ports in a later fragment
 	f.emit(
 		bpf.LoadMemShift{Off: base},
-		bpf.LoadIndirect{Off: base + port, Size: 2},
+		bpf.LoadIndirect{Off: base + server.ports, Size: 2},
 		bpf.StoreScratch{Src: bpf.RegA, N: slotPort},
 	)
 	f.jump(f.match4)
 }
 
 // read6 does the same for IPv6.
-func (f *filter) read6(base, addr, port uint32) {
+func (f *filter) read6(base uint32, server end) {
 	for i := range uint32(4) {
-		f.emit(bpf.LoadAbsolute{Off: base + addr + 4*i, Size: 4}, bpf.StoreScratch{Src: bpf.RegA, N: slotAddr + int(i)})
+		f.emit(bpf.LoadAbsolute{Off: base + server.addr6 + 4*i, Size: 4}, bpf.StoreScratch{Src: bpf.RegA, N: slotAddr + int(i)})
 	}
 	f.emit(bpf.LoadAbsolute{Off: base + 6, Size: 1})
 	for _, ext := range []uint32{0, 43, 44, 51, 60} { // as packet.View skips them
 		f.jumpIf(bpf.JumpEqual, ext, f.addr6)
 	}
 	f.jumpUnless(protoTCP, f.drop)
-	f.emit(bpf.LoadAbsolute{Off: base + 40 + port, Size: 2}, bpf.StoreScratch{Src: bpf.RegA, N: slotPort})
+	f.emit(bpf.LoadAbsolute{Off: base + 40 + server.ports, Size: 2}, bpf.StoreScratch{Src: bpf.RegA, N: slotPort})
 	f.jump(f.match6)
 }
 
 // list4 decides about IPv4 packets.
-func (f *filter) list4() {
-	f.list(f.match4, f.addr4, func(a netip.Addr) (words []uint32) {
+func (f *filter) list4(matches []Match) {
+	f.list(matches, f.match4, f.addr4, func(a netip.Addr) (words []uint32) {
 		if a.Is4() {
 			b := a.As4()
 			words = []uint32{binary.BigEndian.Uint32(b[:])}
@@ -213,8 +241,8 @@ func (f *filter) list4() {
 }
 
 // list6 decides about IPv6 packets.
-func (f *filter) list6() {
-	f.list(f.match6, f.addr6, func(a netip.Addr) (words []uint32) {
+func (f *filter) list6(matches []Match) {
+	f.list(matches, f.match6, f.addr6, func(a netip.Addr) (words []uint32) {
 		if a.Is6() {
 			b := a.As16()
 			for i := 0; i < len(b); i += 4 {
@@ -228,11 +256,11 @@ func (f *filter) list6() {
 // list compares scratch memory with the matches of one IP version, whose
 // addresses are words. Without ports, at addr, the address has to do: the reader
 // looks closer.
-func (f *filter) list(match, addr label, words func(netip.Addr) []uint32) {
+func (f *filter) list(matches []Match, match, addr label, words func(netip.Addr) []uint32) {
 	var anyPorts []uint32
 	var addrs []netip.Addr
 	ports := map[netip.Addr][]uint32{}
-	for _, m := range f.spec.matches {
+	for _, m := range matches {
 		a := m.Addr.Unmap().WithZone("")
 		switch {
 		case !m.Addr.IsValid():
@@ -262,7 +290,7 @@ func (f *filter) list(match, addr label, words func(netip.Addr) []uint32) {
 			f.jumpIf(bpf.JumpEqual, port, f.keep)
 		}
 	}
-	f.jump(f.drop)
+	f.jump(f.none)
 
 	f.place(addr)
 	for _, a := range addrs {
@@ -272,7 +300,7 @@ func (f *filter) list(match, addr label, words func(netip.Addr) []uint32) {
 		f.place(other)
 	}
 	if len(anyPorts) == 0 {
-		f.jump(f.drop)
+		f.jump(f.none)
 		return
 	}
 	f.oursOnly()
@@ -295,6 +323,6 @@ func (f *filter) oursOnly() {
 	ours := f.label()
 	f.emit(bpf.LoadScratch{Dst: bpf.RegA, N: slotType})
 	f.jumpIf(bpf.JumpEqual, typeHost, ours)
-	f.jumpUnless(typeOutgoing, f.drop)
+	f.jumpUnless(typeOutgoing, f.none)
 	f.place(ours)
 }

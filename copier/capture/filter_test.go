@@ -89,6 +89,8 @@ func TestFilter(t *testing.T) {
 	anyAddr := filterSpec{matches: []Match{match("", 80), match("10.0.0.3", 443)}}
 	onIfaces := filterSpec{matches: named.matches, ifaces: []uint32{9, 2, 5, 7, 3, 300}}
 	untagged := filterSpec{matches: named.matches, untagged: true}
+	elsewhere := []Match{match("10.0.0.2", 80), match("fd00::2", 80)}
+	foreign := filterSpec{matches: append([]Match{match("10.0.0.7", 80)}, elsewhere...), foreign: elsewhere}
 
 	in4, out4 := pkt4("1.1.1.1:5000", "10.0.0.2:80"), pkt4("10.0.0.2:80", "1.1.1.1:5000")
 	in6, out6 := pkt4("[fd00::1]:5000", "[fd00::2]:80"), pkt4("[fd00::2]:80", "[fd00::1]:5000")
@@ -147,6 +149,16 @@ func TestFilter(t *testing.T) {
 		{"any address, fragment", anyAddr, kernelSays{kind: typeHost, proto: etherIPv4}, fragment, keepWhole},
 		{"any address, port only with an address", anyAddr, kernelSays{proto: etherIPv4}, pkt4("1.1.1.1:1", "9.9.9.9:443"), 0},
 		{"any address, the named one to another host", anyAddr, kernelSays{kind: otherHost, proto: etherIPv4}, pkt4("1.1.1.1:1", "10.0.0.3:443"), keepWhole},
+
+		{"forwarded to a container", foreign, kernelSays{kind: typeOutgoing, proto: etherIPv4}, in4, keepWhole},
+		{"from a container", foreign, kernelSays{kind: typeHost, proto: etherIPv4}, out4, keepHeaders},
+		{"mirrored to the server", foreign, kernelSays{kind: otherHost, proto: etherIPv6}, in6, keepWhole},
+		{"mirrored from the server", foreign, kernelSays{kind: otherHost, proto: etherIPv6}, out6, keepHeaders},
+		{"mirrored from the server, inner tag", foreign, kernelSays{kind: otherHost, proto: etherVLAN}, tagged(8, out4), keepHeaders},
+		{"forwarded from a container", foreign, kernelSays{kind: typeOutgoing, proto: etherIPv6}, out6, keepHeaders},
+		{"a container's fragment", foreign, kernelSays{kind: typeOutgoing, proto: etherIPv4}, fragment, keepWhole},
+		{"beside a container, out", foreign, kernelSays{kind: typeOutgoing, proto: etherIPv4}, pkt4("1.1.1.1:5000", "10.0.0.7:80"), 0},
+		{"beside a container, another port", foreign, kernelSays{kind: typeHost, proto: etherIPv4}, pkt4("10.0.0.2:81", "1.1.1.1:5000"), 0},
 
 		{"inner tag to the server", named, kernelSays{proto: etherVLAN}, tagged(8, in4), keepWhole},
 		{"inner tag to the server, IPv6", named, kernelSays{proto: etherQinQ}, tagged(0x86, in6), keepWhole},
@@ -236,6 +248,7 @@ func TestKernelTakesFilters(t *testing.T) {
 		for _, ifaces := range [][]uint32{nil, {}, {1}, {1, 2, 3, 4, 5, 6}} {
 			for _, untagged := range []bool{false, true} {
 				accepted(t, built(t, filterSpec{matches: matches, ifaces: ifaces, untagged: untagged}))
+				accepted(t, built(t, filterSpec{matches: matches, foreign: matches[len(matches)-1:], ifaces: ifaces, untagged: untagged}))
 			}
 		}
 	}
