@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"bufio"
 	"context"
 	"encoding/json"
@@ -193,14 +194,19 @@ func (b *bench) runCopied(ctx context.Context, l load) (r run, err error) {
 }
 
 // rest is how long a log must not grow to be complete: nginx flushes its own
-// every second.
-const rest = 1500 * time.Millisecond
+// every second. A log that lacks requests is given patience: a responder that is
+// seconds behind on a busy CPU may leave the target without any for a while.
+const (
+	rest     = 1500 * time.Millisecond
+	patience = 8 * time.Second
+)
 
 // settled waits until the target's log has stopped growing.
 func (b *bench) settled(ctx context.Context) error {
+	target, online := filepath.Join(b.lab.dir, "target", "access.log"), filepath.Join(b.lab.dir, "online", "access.log")
 	last, since := int64(-1), time.Now()
-	return until(ctx, "target's log at rest", 30*time.Second, func() bool {
-		st, err := os.Stat(filepath.Join(b.lab.dir, "target", "access.log"))
+	return until(ctx, "target's log at rest", 60*time.Second, func() bool {
+		st, err := os.Stat(target)
 		if err != nil || st.Size() != last {
 			if err == nil {
 				last = st.Size()
@@ -208,8 +214,18 @@ func (b *bench) settled(ctx context.Context) error {
 			since = time.Now()
 			return false
 		}
-		return time.Since(since) > rest
+		quiet := time.Since(since)
+		return quiet > patience || quiet > rest && lines(target) >= lines(online)
 	})
+}
+
+// lines counts the lines of a file, 0 when it cannot be read.
+func lines(file string) int {
+	b, err := os.ReadFile(file)
+	if err != nil {
+		return 0
+	}
+	return bytes.Count(b, []byte{'\n'})
 }
 
 func (b *bench) compareLogs() (exactness, error) {
