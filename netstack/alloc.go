@@ -79,9 +79,10 @@ func (a *allocator) pool(v6 bool) *pool {
 	return &a.v4
 }
 
-// acquire leases a tuple for a client. The address is the same for the same
-// client as long as it has a free port, and the port is the client's where free.
-func (a *allocator) acquire(client netip.AddrPort, v6 bool) (Lease, error) {
+// acquire leases a tuple for a client, or for a copy of it. The address is the same
+// for the same client and copy as long as it has a free port, and the port is the
+// client's where free.
+func (a *allocator) acquire(client netip.AddrPort, number int, v6 bool) (Lease, error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	p := a.pool(v6)
@@ -90,7 +91,7 @@ func (a *allocator) acquire(client netip.AddrPort, v6 bool) (Lease, error) {
 		a.refused++
 		return Lease{}, ErrNoTuple
 	}
-	start := uint32(hashClient(client.Addr()) % uint64(p.size))
+	start := uint32((hashClient(client.Addr()) + uint64(number)*p.stride) % uint64(p.size))
 	index := start
 	for range min(p.size, maxNextAddrs) {
 		if p.usable(index) {

@@ -39,7 +39,7 @@ func TestAllocatorModel(t *testing.T) {
 			default:
 				c := netip.AddrPortFrom(netip.AddrFrom4([4]byte{10, 0, 0, byte(rng.IntN(20))}), uint16(rng.IntN(300)))
 				v6 := rng.IntN(3) == 0
-				l, err := a.acquire(c, v6)
+				l, err := a.acquire(c, rng.IntN(3), v6)
 				if err != nil {
 					t.Fatalf("seed %d: %v", seed, err)
 				}
@@ -92,13 +92,54 @@ func TestAllocatorModel(t *testing.T) {
 	}
 }
 
+// A thousand copies of a client must look like a thousand clients: addresses of
+// their own, the client's port, the same ones the next time.
+func TestCopiesHaveAddressesOfTheirOwn(t *testing.T) {
+	const copies = 1000
+	c := netip.MustParseAddrPort("192.0.2.1:40000")
+	for _, pool := range [][]string{{"198.18.0.0/15"}, {"198.18.0.0/19", "10.9.9.0/28"}, {"2001:2::/48"}} {
+		var runs [2][]netip.AddrPort
+		for run := range runs {
+			a, _ := testAllocator(t, 3, pool...)
+			seen := map[netip.Addr]bool{}
+			for i := range copies {
+				l, err := a.acquire(c, i, pool[0] == "2001:2::/48")
+				if err != nil {
+					t.Fatal(err)
+				}
+				runs[run] = append(runs[run], l.Client)
+				if l.Client.Port() != 40000 {
+					t.Fatalf("pool %v: copy %d is %v", pool, i, l.Client)
+				}
+				seen[l.Client.Addr()] = true
+			}
+			if len(seen) != copies {
+				t.Errorf("pool %v: %d copies have %d addresses", pool, copies, len(seen))
+			}
+		}
+		if !slices.Equal(runs[0], runs[1]) {
+			t.Errorf("pool %v: another run gives other addresses", pool)
+		}
+	}
+	// As many as a pool of one address has ports for, all different.
+	a, _ := testAllocator(t, 2, "198.18.0.1/32")
+	seen := map[netip.AddrPort]bool{}
+	for i := range copies {
+		l, err := a.acquire(c, i, false)
+		if err != nil || seen[l.Client] {
+			t.Fatalf("copy %d: %v, %v", i, l.Client, err)
+		}
+		seen[l.Client] = true
+	}
+}
+
 func TestOneAddressServesAllItsPorts(t *testing.T) {
 	a, now := testAllocator(t, 2, "198.18.0.1/32")
 	seen := map[uint16]bool{}
 	c := netip.MustParseAddrPort("192.0.2.1:40000")
 	const all = 1<<16 - firstPort
 	for i := range all {
-		l, err := a.acquire(c, false)
+		l, err := a.acquire(c, 0, false)
 		if err != nil {
 			t.Fatalf("after %d: %v", i, err)
 		}
@@ -107,18 +148,18 @@ func TestOneAddressServesAllItsPorts(t *testing.T) {
 		}
 		seen[l.Client.Port()] = true
 	}
-	if _, err := a.acquire(c, false); !errors.Is(err, ErrNoTuple) {
+	if _, err := a.acquire(c, 0, false); !errors.Is(err, ErrNoTuple) {
 		t.Fatalf("one more: %v", err)
 	}
-	if l, err := a.acquire(netip.MustParseAddrPort("192.0.2.1:80"), false); err != nil || l.Client.Port() != 80 {
+	if l, err := a.acquire(netip.MustParseAddrPort("192.0.2.1:80"), 0, false); err != nil || l.Client.Port() != 80 {
 		t.Errorf("a client's own low port: %v, %v", l.Client, err)
 	}
 	a.retire(newKey(false, 0, 5555))
-	if _, err := a.acquire(c, false); !errors.Is(err, ErrNoTuple) {
+	if _, err := a.acquire(c, 0, false); !errors.Is(err, ErrNoTuple) {
 		t.Errorf("within TIME_WAIT: %v", err)
 	}
 	*now += timeWait
-	if l, err := a.acquire(c, false); err != nil || l.Client.Port() != 5555 {
+	if l, err := a.acquire(c, 0, false); err != nil || l.Client.Port() != 5555 {
 		t.Errorf("after TIME_WAIT: %v, %v", l.Client, err)
 	}
 	var s Stats
@@ -130,16 +171,16 @@ func TestOneAddressServesAllItsPorts(t *testing.T) {
 func TestExhaustedAddressMovesToTheNext(t *testing.T) {
 	a, _ := testAllocator(t, 1, "198.18.0.0/31")
 	c := netip.MustParseAddrPort("192.0.2.1:40000")
-	first, err := a.acquire(c, false)
+	first, err := a.acquire(c, 0, false)
 	if err != nil {
 		t.Fatal(err)
 	}
 	for range 1<<16 - firstPort - 1 {
-		if l, err := a.acquire(c, false); err != nil || l.Client.Addr() != first.Client.Addr() {
+		if l, err := a.acquire(c, 0, false); err != nil || l.Client.Addr() != first.Client.Addr() {
 			t.Fatalf("%v, %v", l.Client, err)
 		}
 	}
-	if l, err := a.acquire(c, false); err != nil || l.Client.Addr() == first.Client.Addr() || l.Client.Port() != 40000 {
+	if l, err := a.acquire(c, 0, false); err != nil || l.Client.Addr() == first.Client.Addr() || l.Client.Port() != 40000 {
 		t.Errorf("%v, %v: want the other address, same port", l.Client, err)
 	}
 }
@@ -151,7 +192,7 @@ func TestClientKeepsItsAddress(t *testing.T) {
 		"2001:db8::1": "198.19.123.183",
 	} {
 		a, _ := testAllocator(t, 3, "198.18.0.0/15")
-		l, err := a.acquire(netip.AddrPortFrom(netip.MustParseAddr(addr), 1234), false)
+		l, err := a.acquire(netip.AddrPortFrom(netip.MustParseAddr(addr), 1234), 0, false)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -166,7 +207,7 @@ func TestClientsSpread(t *testing.T) {
 	a, _ := testAllocator(t, 1, "198.18.0.0/24")
 	n := map[netip.Addr]int{}
 	for i := range 25_400 {
-		l, err := a.acquire(netip.AddrPortFrom(netip.AddrFrom4([4]byte{10, 0, byte(i >> 8), byte(i)}), uint16(20000+i)), false)
+		l, err := a.acquire(netip.AddrPortFrom(netip.AddrFrom4([4]byte{10, 0, byte(i >> 8), byte(i)}), uint16(20000+i)), 0, false)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -197,8 +197,14 @@ func (n *Net) Shards() int { return len(n.stacks) }
 // stable per client address, the port is the client's where free. v6 says which
 // family the target has. Any goroutine.
 func (n *Net) Acquire(client netip.AddrPort, v6 bool) (Lease, error) {
+	return n.AcquireCopy(client, 0, v6)
+}
+
+// AcquireCopy is Acquire for a further copy of a client, from 1. Each copy has a
+// stable address of its own, as long as the pool has so many.
+func (n *Net) AcquireCopy(client netip.AddrPort, number int, v6 bool) (Lease, error) {
 	client = netip.AddrPortFrom(client.Addr().Unmap(), client.Port())
-	l, err := n.alloc.acquire(client, v6)
+	l, err := n.alloc.acquire(client, number, v6)
 	if err != nil {
 		return Lease{}, fmt.Errorf("client %v: %w", client, err)
 	}

@@ -50,8 +50,9 @@ func hashClient(a netip.Addr) uint64 {
 // A pool numbers the addresses of some prefixes of one family, and turns numbers
 // into addresses and back without a table.
 type pool struct {
-	parts []poolPart
-	size  uint32 // addresses in all parts
+	parts  []poolPart
+	size   uint32 // addresses in all parts
+	stride uint64 // from the address of one copy of a client to the next one's
 }
 
 // poolPart is one prefix. Of a prefix larger than 2^31 addresses only the lowest
@@ -91,7 +92,26 @@ func newPools(prefixes []netip.Prefix) (v4, v6 pool, err error) {
 			return v4, v6, err
 		}
 	}
+	v4.stride, v6.stride = strideOf(uint64(v4.size)), strideOf(uint64(v6.size))
 	return v4, v6, nil
+}
+
+// strideOf returns a step that meets each of size addresses once before any of them
+// twice, and leaves wide gaps: near the golden section, without a common factor.
+func strideOf(size uint64) uint64 {
+	for step := size * 618 / 1000; step > 1; step-- {
+		if gcd(step, size) == 1 {
+			return step
+		}
+	}
+	return 1
+}
+
+func gcd(a, b uint64) uint64 {
+	for b != 0 {
+		a, b = b, a%b
+	}
+	return a
 }
 
 var errPoolTooLarge = errors.New("pool: more than 2^31 addresses")

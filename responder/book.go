@@ -12,7 +12,7 @@ import (
 )
 
 // howCount is one more than the largest frame.CloseHow.
-const howCount = int(frame.ClosedRejected) + 1
+const howCount = frame.NumCloseHow
 
 // A Book holds the responder's counters. Bytes of sessions that are still open
 // are in Delivered and Absorbed, those dropped are counted when a session ends.

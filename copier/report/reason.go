@@ -134,7 +134,7 @@ func (e Ending) ServerClosed() Ending {
 
 // NumHows is the number of ways in which a session ends, and one (0) for those
 // that this version does not know.
-const NumHows = int(frame.ClosedRejected) + 1
+const NumHows = frame.NumCloseHow
 
 // how returns the index of h in arrays by CloseHow.
 func how(h frame.CloseHow) int {

@@ -18,6 +18,11 @@ const (
 	ClosedAborted                         // the copier gave the flow up
 	ClosedDrain                           // responder or copier is shutting down
 	ClosedRejected                        // the responder was at its session limit
+	ClosedRate                            // the responder was at its rate of connections or bytes
+	ClosedPaused                          // the responder was told to take no more sessions, or to end them all
+
+	// NumCloseHow is one more than the largest of them.
+	NumCloseHow = int(ClosedPaused) + 1
 )
 
 // String returns how as a metric label.
@@ -45,6 +50,10 @@ func (h CloseHow) String() string {
 		return "drain"
 	case ClosedRejected:
 		return "rejected"
+	case ClosedRate:
+		return "rate"
+	case ClosedPaused:
+		return "paused"
 	}
 	return "unknown"
 }

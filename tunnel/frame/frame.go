@@ -87,6 +87,8 @@ func check(t Type, n int) error {
 		least, most = closedLen, closedLen
 	case TypeProgress:
 		least, most = progressLen, progressLen
+	case TypeCopies:
+		least, most = copiesLen, copiesLen
 	case TypeFin, TypeReset:
 		least, most = endLen, endLen
 	case TypeBye, TypeReturnBye:

@@ -35,6 +35,7 @@ func examples() []example {
 			ISS: 0x01020304,
 		},
 		Map: 1, Time: 1_700_000_000_000_000_000, BaseSeen: 0, MSS: 1460, RTT: 25_000,
+		Copies: 3, Jitter: 500,
 	}
 	data := &Data{Seen: 300, Time: 1_700_000_000_001_000_000, Payload: []byte("GET / HTTP/1.1\r\n\r\n")}
 	header := &TargetHeader{Time: 1_700_000_000_002_000_000, Headers: []byte{0x45, 0, 0, 40}}
@@ -50,6 +51,11 @@ func examples() []example {
 		Time: 1_700_000_001_000_000_000, Sessions: 50, LagP50: 200_000, LagP99: 900_000,
 		LagMax: -1_200_000, LagCount: 1000, DeliveredBytes: 18_000, AnswerBytes: 612_000,
 	}
+	copies := &Copies{
+		Opened: 20, Established: 18, Open: 1, GivenBytes: 360, GivenSegments: 20, DeliveredBytes: 324, DeliveredSegments: 18,
+		DroppedBytes: 18, DroppedSegments: 1, AnswerBytes: 11_016,
+	}
+	copies.Closed[ClosedBoth], copies.Closed[ClosedNoTuple] = 18, 1
 	return []example{
 		{"Open", AppendOpen(nil, 7, open), *open},
 		{"Data", AppendData(nil, 7, data), *data},
@@ -62,6 +68,7 @@ func examples() []example {
 		{"Closed", AppendClosed(nil, 7, closed), *closed},
 		{"Progress", AppendProgress(nil, progress), *progress},
 		{"ReturnBye", AppendEmpty(nil, TypeReturnBye, 0), nil},
+		{"Copies", AppendCopies(nil, copies), *copies},
 	}
 }
 
@@ -84,6 +91,8 @@ func parse(t Type, body []byte) (x any, ok bool) {
 		x, ok = pack(ParseClosed(body))
 	case TypeProgress:
 		x, ok = pack(ParseProgress(body))
+	case TypeCopies:
+		x, ok = pack(ParseCopies(body))
 	default:
 		return nil, len(body) == 0
 	}
@@ -111,6 +120,8 @@ func appendAny(t Type, flow uint32, x any) []byte {
 		return AppendClosed(nil, flow, &x)
 	case Progress:
 		return AppendProgress(nil, &x)
+	case Copies:
+		return AppendCopies(nil, &x)
 	}
 	return AppendEmpty(nil, t, flow)
 }
@@ -134,7 +145,7 @@ func TestRoundTrip(t *testing.T) {
 				t.Errorf("type %v is on lane %v and on returns %v", typ, typ.OnLane(), typ.OnReturns())
 			}
 			wantFlow := uint32(7)
-			if typ == TypeBye || typ == TypeReturnBye || typ == TypeProgress {
+			if typ == TypeBye || typ == TypeReturnBye || typ == TypeProgress || typ == TypeCopies {
 				wantFlow = 0
 			}
 			if flow != wantFlow {
@@ -183,10 +194,10 @@ func TestNextRefuses(t *testing.T) {
 	}{
 		{"type zero", 0x00_000000, ErrType},
 		{"type between lane and returns", 0x07_000000, ErrType},
-		{"type after the last", 0x46_000000, ErrType},
+		{"type after the last", 0x47_000000, ErrType},
 		{"bye with a body", uint32(TypeBye)<<24 | 1, ErrLength},
 		{"fin without a body", uint32(TypeFin) << 24, ErrLength},
-		{"open too short", uint32(TypeOpen)<<24 | 63, ErrLength},
+		{"open too short", uint32(TypeOpen)<<24 | 69, ErrLength},
 		{"data without its fixed part", uint32(TypeData)<<24 | 15, ErrLength},
 		{"longest data", uint32(TypeData)<<24 | MaxPayload + 16, ErrShort},
 		{"data one byte too long", uint32(TypeData)<<24 | MaxPayload + 17, ErrLength},
@@ -220,7 +231,7 @@ func TestLabels(t *testing.T) {
 		seen[kind+s] = true
 	}
 	for i := range 256 {
-		add("how", CloseHow(i).String(), i >= 1 && i <= int(ClosedRejected))
+		add("how", CloseHow(i).String(), i >= 1 && i <= int(ClosedPaused))
 		add("abort", AbortReason(i).String(), i >= 1 && i <= int(AbortOverload))
 		add("type", Type(i).String(), Type(i).OnLane() || Type(i).OnReturns())
 	}
@@ -301,7 +312,7 @@ func FuzzNext(f *testing.F) {
 			if !ok {
 				t.Fatalf("%v: Next passed a body of %d bytes that Parse refuses", typ, len(body))
 			}
-			if typ == TypeProgress {
+			if typ == TypeProgress || typ == TypeCopies {
 				flow = 0
 				b[4], b[5], b[6], b[7] = 0, 0, 0, 0
 			}

@@ -16,11 +16,16 @@ type Open struct {
 	BaseSeen uint64 // answer bytes that the client had acknowledged before this frame
 	MSS      uint16 // the client's, from its SYN; 0 unknown
 	RTT      uint32 // client's round-trip time in µs, from its handshake; 0 unknown
+	Copies   uint16 // sessions that replay the flow, 1 to MaxCopies; 0 is 1
+	Jitter   uint32 // ms over which the copies behind the first are spread
 }
 
+// MaxCopies is how often a flow may be replayed at most.
+const MaxCopies = 1000
+
 // openLen: client 16, server 16, ports 2 + 2, ISS 4, map 2, MSS 2, RTT 4,
-// time 8, base seen 8.
-const openLen = 64
+// time 8, base seen 8, copies 2, jitter 4.
+const openLen = 70
 
 // OpenSize is the length of an Open frame, header included.
 const OpenSize = HeaderLen + openLen
@@ -37,7 +42,9 @@ func AppendOpen(b []byte, flow uint32, o *Open) []byte {
 	b = binary.BigEndian.AppendUint16(b, o.MSS)
 	b = binary.BigEndian.AppendUint32(b, o.RTT)
 	b = binary.BigEndian.AppendUint64(b, uint64(o.Time))
-	return binary.BigEndian.AppendUint64(b, o.BaseSeen)
+	b = binary.BigEndian.AppendUint64(b, o.BaseSeen)
+	b = binary.BigEndian.AppendUint16(b, o.Copies)
+	return binary.BigEndian.AppendUint32(b, o.Jitter)
 }
 
 // ParseOpen reads the body of an Open frame.
@@ -55,5 +62,7 @@ func ParseOpen(body []byte) (o Open, ok bool) {
 	o.RTT = binary.BigEndian.Uint32(body[44:])
 	o.Time = int64(binary.BigEndian.Uint64(body[48:]))
 	o.BaseSeen = binary.BigEndian.Uint64(body[56:])
+	o.Copies = binary.BigEndian.Uint16(body[64:])
+	o.Jitter = binary.BigEndian.Uint32(body[66:])
 	return o, true
 }

@@ -20,13 +20,14 @@ const (
 	TypeClosed                          // the session is over; its account: [Closed]
 	TypeProgress                        // about once a second: [Progress]
 	TypeReturnBye                       // all sessions of the lane are over: empty body, flow 0
+	TypeCopies                          // what became of the flows' copies, so far: [Copies]
 )
 
 // OnLane reports whether frames of this type travel on lanes.
 func (t Type) OnLane() bool { return t >= TypeOpen && t <= TypeBye }
 
 // OnReturns reports whether frames of this type travel on returns.
-func (t Type) OnReturns() bool { return t >= TypeTargetHeader && t <= TypeReturnBye }
+func (t Type) OnReturns() bool { return t >= TypeTargetHeader && t <= TypeCopies }
 
 // String returns the type's name as a metric label.
 func (t Type) String() string {
@@ -53,6 +54,8 @@ func (t Type) String() string {
 		return "progress"
 	case TypeReturnBye:
 		return "return_bye"
+	case TypeCopies:
+		return "copies"
 	}
 	return "unknown"
 }
