@@ -19,6 +19,8 @@ import (
 	"net/netip"
 	"os"
 	"time"
+
+	"flowtwin/internal/flow"
 )
 
 // A Match selects the packets of one server address: to it whole, from it cut to
@@ -36,6 +38,7 @@ type Config struct {
 	// bonds, and frames with a VLAN tag.
 	Interfaces []string
 	Matches    []Match
+	Choice     flow.Choice   // of clients; empty: all
 	Rings      int           // one per shard, hashed by flow (PACKET_FANOUT_HASH) when > 1
 	RingBytes  int           // per ring, default 8 MiB
 	Block      int           // bytes, the most that is captured of a packet; default 128 KiB, more where interfaces merge more

@@ -6,6 +6,8 @@ import (
 	"slices"
 
 	"golang.org/x/net/bpf"
+
+	"flowtwin/internal/flow"
 )
 
 const (
@@ -30,12 +32,16 @@ const (
 	slotKeep        // bytes to keep if it matches
 	slotType        // packet type
 	slotAddr        // of the server, one word or four
+
+	slotClientPort = slotAddr + 4
+	slotClient     = slotClientPort + 1 // one word or four
 )
 
 // A filterSpec is what a filter program is made of.
 type filterSpec struct {
 	matches  []Match
-	foreign  []Match  // those of matches whose server is not this host, see [filter.build]
+	foreign  []Match // those of matches whose server is not this host, see [filter.build]
+	choice   flow.Choice
 	ifaces   []uint32 // taken; nil: the socket is bound to one interface
 	untagged bool     // leave frames with a VLAN tag to the VLAN's device
 }
@@ -46,18 +52,28 @@ type end struct {
 	addr4, addr6, ports uint32 // offsets in the IP and TCP header
 }
 
+// other returns the opposite end.
+func (e end) other() end {
+	if e == source() {
+		return destination()
+	}
+	return source()
+}
+
 func source() end      { return end{keepHeaders, 12, 8, 0} }
 func destination() end { return end{keepWhole, 16, 24, 2} }
 
 // filter is a filter program being written. The program is in three steps:
 // which interface and direction; where the packet's server address and port are,
 // which go to scratch memory; whether they are in the list. The last two make a
-// pass, of which there may be several.
+// pass, of which there may be several. What is in the list is kept if its client is
+// chosen.
 type filter struct {
 	*program
 	spec filterSpec
 
-	keep, drop label
+	keep, drop     label
+	found4, found6 label // in the list, with its ports in scratch memory
 
 	// Of the present pass.
 	match4, match6 label // address and port in scratch memory
@@ -75,6 +91,10 @@ type filter struct {
 func (s filterSpec) build() ([]bpf.Instruction, error) {
 	p := newProgram()
 	f := &filter{program: p, spec: s, keep: p.label(), drop: p.label()}
+	f.found4, f.found6 = f.keep, f.keep
+	if len(s.choice) > 0 {
+		f.found4, f.found6 = f.label(), f.label()
+	}
 	f.interfaces()
 	f.tags()
 	f.emit(bpf.LoadExtension{Num: bpf.ExtType}, bpf.StoreScratch{Src: bpf.RegA, N: slotType})
@@ -83,6 +103,7 @@ func (s filterSpec) build() ([]bpf.Instruction, error) {
 		f.pass(s.foreign, source(), destination())
 	}
 	f.jump(f.drop)
+	f.choose()
 
 	// The returns stand last. The kernel's check that scratch memory is written
 	// before it is read does not see that a program ends at a return.
@@ -212,26 +233,39 @@ func (f *filter) read4(base uint32, server end) {
 		bpf.LoadIndirect{Off: base + server.ports, Size: 2},
 		bpf.StoreScratch{Src: bpf.RegA, N: slotPort},
 	)
+	if client := server.other(); len(f.spec.choice) > 0 {
+		f.emit(bpf.LoadIndirect{Off: base + client.ports, Size: 2}, bpf.StoreScratch{Src: bpf.RegA, N: slotClientPort})
+		f.words(base+client.addr4, 1, slotClient)
+	}
 	f.jump(f.match4)
 }
 
 // read6 does the same for IPv6.
 func (f *filter) read6(base uint32, server end) {
-	for i := range uint32(4) {
-		f.emit(bpf.LoadAbsolute{Off: base + server.addr6 + 4*i, Size: 4}, bpf.StoreScratch{Src: bpf.RegA, N: slotAddr + int(i)})
-	}
+	f.words(base+server.addr6, 4, slotAddr)
 	f.emit(bpf.LoadAbsolute{Off: base + 6, Size: 1})
 	for _, ext := range []uint32{0, 43, 44, 51, 60} { // as packet.View skips them
 		f.jumpIf(bpf.JumpEqual, ext, f.addr6)
 	}
 	f.jumpUnless(protoTCP, f.drop)
 	f.emit(bpf.LoadAbsolute{Off: base + 40 + server.ports, Size: 2}, bpf.StoreScratch{Src: bpf.RegA, N: slotPort})
+	if client := server.other(); len(f.spec.choice) > 0 {
+		f.emit(bpf.LoadAbsolute{Off: base + 40 + client.ports, Size: 2}, bpf.StoreScratch{Src: bpf.RegA, N: slotClientPort})
+		f.words(base+client.addr6, 4, slotClient)
+	}
 	f.jump(f.match6)
+}
+
+// words brings n words of the packet from off on to scratch memory from slot on.
+func (f *filter) words(off uint32, n, slot int) {
+	for i := range n {
+		f.emit(bpf.LoadAbsolute{Off: off + 4*uint32(i), Size: 4}, bpf.StoreScratch{Src: bpf.RegA, N: slot + i})
+	}
 }
 
 // list4 decides about IPv4 packets.
 func (f *filter) list4(matches []Match) {
-	f.list(matches, f.match4, f.addr4, func(a netip.Addr) (words []uint32) {
+	f.list(matches, f.match4, f.addr4, f.found4, func(a netip.Addr) (words []uint32) {
 		if a.Is4() {
 			b := a.As4()
 			words = []uint32{binary.BigEndian.Uint32(b[:])}
@@ -242,7 +276,7 @@ func (f *filter) list4(matches []Match) {
 
 // list6 decides about IPv6 packets.
 func (f *filter) list6(matches []Match) {
-	f.list(matches, f.match6, f.addr6, func(a netip.Addr) (words []uint32) {
+	f.list(matches, f.match6, f.addr6, f.found6, func(a netip.Addr) (words []uint32) {
 		if a.Is6() {
 			b := a.As16()
 			for i := 0; i < len(b); i += 4 {
@@ -254,9 +288,9 @@ func (f *filter) list6(matches []Match) {
 }
 
 // list compares scratch memory with the matches of one IP version, whose
-// addresses are words. Without ports, at addr, the address has to do: the reader
-// looks closer.
-func (f *filter) list(matches []Match, match, addr label, words func(netip.Addr) []uint32) {
+// addresses are words, and goes to found. Without ports, at addr, the address has
+// to do: the reader looks closer.
+func (f *filter) list(matches []Match, match, addr, found label, words func(netip.Addr) []uint32) {
 	var anyPorts []uint32
 	var addrs []netip.Addr
 	ports := map[netip.Addr][]uint32{}
@@ -279,7 +313,7 @@ func (f *filter) list(matches []Match, match, addr label, words func(netip.Addr)
 		f.compare(words(a), other)
 		f.emit(bpf.LoadScratch{Dst: bpf.RegA, N: slotPort})
 		for _, port := range ports[a] {
-			f.jumpIf(bpf.JumpEqual, port, f.keep)
+			f.jumpIf(bpf.JumpEqual, port, found)
 		}
 		f.place(other)
 	}
@@ -287,7 +321,7 @@ func (f *filter) list(matches []Match, match, addr label, words func(netip.Addr)
 		f.oursOnly()
 		f.emit(bpf.LoadScratch{Dst: bpf.RegA, N: slotPort})
 		for _, port := range anyPorts {
-			f.jumpIf(bpf.JumpEqual, port, f.keep)
+			f.jumpIf(bpf.JumpEqual, port, found)
 		}
 	}
 	f.jump(f.none)

@@ -3,7 +3,9 @@ package capture
 import (
 	"encoding/binary"
 	"net/netip"
+	"sync/atomic"
 
+	"flowtwin/internal/flow"
 	"flowtwin/internal/packet"
 )
 
@@ -56,10 +58,16 @@ func portless(b []byte) bool {
 	return len(b) >= 40 && b[0]>>4 == 6 && b[6] != protoTCP
 }
 
+// A selection is what a filter selects by.
+type selection struct {
+	matches []Match
+	choice  flow.Choice
+}
+
 // matcher decides again about packets that are portless.
 type matcher struct {
-	matches []Match
-	view    packet.View
+	by   atomic.Pointer[selection]
+	view packet.View
 }
 
 // wants reports whether p is of a server in the list, or is nothing that can be
@@ -73,12 +81,14 @@ func (m *matcher) wants(p *Packet) bool {
 		return true
 	}
 	addr, port := m.view.Src, m.view.SrcPort
+	client, clientPort := m.view.Dst, m.view.DstPort
 	if p.ToServer {
-		addr, port = m.view.Dst, m.view.DstPort
+		addr, port, client, clientPort = client, clientPort, addr, port
 	}
-	for _, w := range m.matches {
+	by := m.by.Load()
+	for _, w := range by.matches {
 		if w.Port == port && (w.Addr == netip.Addr{} || packet.AddrFrom(w.Addr) == addr) {
-			return true
+			return by.choice.Takes(&client, clientPort)
 		}
 	}
 	return false

@@ -18,7 +18,7 @@ type Ring struct {
 	// and by free, which so waits for the reader before it frees the memory.
 	lease sync.Mutex
 	held  bool    // lease: the reader has a block
-	match matcher // lease
+	match matcher // lease, but what it matches by
 
 	closed atomic.Bool
 	woken  atomic.Bool
@@ -27,8 +27,10 @@ type Ring struct {
 	past Stats      // mu; all that was read from the kernel
 }
 
-func newRing(s *socket, matches []Match) *Ring {
-	return &Ring{sock: s, match: matcher{matches: matches}}
+func newRing(s *socket, by *selection) *Ring {
+	r := &Ring{sock: s}
+	r.match.by.Store(by)
+	return r
 }
 
 // Next releases the block it returned before and waits for the next one: true

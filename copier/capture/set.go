@@ -3,10 +3,13 @@ package capture
 import (
 	"errors"
 	"fmt"
+	"os"
 	"slices"
 	"sync"
 
 	"golang.org/x/net/bpf"
+
+	"flowtwin/internal/flow"
 )
 
 // A Set is the rings of one capture.
@@ -57,7 +60,7 @@ func (s *Set) open() error {
 		return err
 	}
 	for _, sock := range socks {
-		s.rings = append(s.rings, newRing(sock, s.cfg.Matches))
+		s.rings = append(s.rings, newRing(sock, &selection{s.cfg.Matches, s.cfg.Choice}))
 	}
 	return nil
 }
@@ -124,7 +127,7 @@ func deaf() []bpf.RawInstruction {
 
 // filter returns the program for the interfaces s.ifs.
 func (s *Set) filter() ([]bpf.RawInstruction, error) {
-	spec := filterSpec{matches: s.cfg.Matches, untagged: len(s.cfg.Interfaces) == 0}
+	spec := filterSpec{matches: s.cfg.Matches, choice: s.cfg.Choice, untagged: len(s.cfg.Interfaces) == 0}
 	if !s.bound() {
 		spec.ifaces = indexes(s.ifs)
 	}
@@ -197,6 +200,32 @@ func (s *Set) refilterLocked() error {
 		err = errors.Join(err, r.setFilter(raw))
 	}
 	return err
+}
+
+// Select makes the rings take other packets, from now on: what is in the rings
+// already was taken by the selection before.
+func (s *Set) Select(matches []Match, choice flow.Choice) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed {
+		return os.ErrClosed
+	}
+	before := s.cfg
+	s.cfg.Matches, s.cfg.Choice = matches, choice
+	cfg, err := s.cfg.filled()
+	if err != nil {
+		s.cfg = before
+		return err
+	}
+	s.cfg = cfg
+	if err := s.refilterLocked(); err != nil {
+		s.cfg = before
+		return errors.Join(err, s.refilterLocked())
+	}
+	for _, r := range s.rings {
+		r.match.by.Store(&selection{matches, choice})
+	}
+	return nil
 }
 
 func (s *Set) logChanges(before, now []iface) {

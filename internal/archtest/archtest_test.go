@@ -22,7 +22,7 @@ var table = map[string][]string{
 	"tunnel/frame":               {"internal/packet", "internal/flow"},
 	"tunnel":                     {"internal/packet", "internal/flow", "tunnel/frame"},
 	"netstack":                   {"internal/packet"},
-	"copier/capture":             {"internal/packet"},
+	"copier/capture":             {"internal/packet", "internal/flow"},
 	"copier/report":              {"internal/packet", "internal/flow", "tunnel/frame"},
 	"copier": {
 		"internal/packet", "internal/flow", "internal/http1", "tunnel", "tunnel/frame",
