@@ -111,6 +111,33 @@ func (a *allocator) acquire(client netip.AddrPort, number int, v6 bool) (Lease, 
 	return Lease{}, ErrNoTuple
 }
 
+// keep leases a client's own address, with its own port where that is free.
+func (a *allocator) keep(client netip.AddrPort) (Lease, bool) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.expire(expirePerCall)
+	if len(a.taken) >= maxTuples {
+		return Lease{}, false
+	}
+	key, ok := a.pickPort(a.keyOf(client.Addr()), client.Port())
+	if !ok {
+		return Lease{}, false
+	}
+	a.take(key)
+	if key.port() != client.Port() {
+		a.moved++
+	}
+	return Lease{Client: netip.AddrPortFrom(client.Addr(), key.port()), Shard: key.shard(a.shards), key: key}, true
+}
+
+// keyOf names an address, of the pool or not.
+func (a *allocator) keyOf(addr netip.Addr) tupleKey {
+	if index, ok := a.pool(addr.Is6()).indexOf(addr); ok {
+		return newKey(addr.Is6(), index, 0)
+	}
+	return originalKey(addr.Is6(), addr.AsSlice(), 0)
+}
+
 func (a *allocator) lease(key tupleKey) Lease {
 	addr := a.pool(key.v6()).addr(key.index())
 	return Lease{Client: netip.AddrPortFrom(addr, key.port()), Shard: key.shard(a.shards), key: key}
@@ -194,14 +221,13 @@ func (a *allocator) retire(key tupleKey) {
 }
 
 // occupy lets a tuple wait that an earlier run has used. It reports whether addr
-// is of the pool.
-func (a *allocator) occupy(addr netip.AddrPort) bool {
+// is of the pool, or else is to be kept back all the same.
+func (a *allocator) occupy(addr netip.AddrPort, original bool) bool {
 	ip := addr.Addr().Unmap()
-	index, ok := a.pool(ip.Is6()).indexOf(ip)
-	if !ok {
+	key := a.keyOf(ip).onPort(addr.Port())
+	if key.original() && !original {
 		return false
 	}
-	key := newKey(ip.Is6(), index, addr.Port())
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if a.free(key) && len(a.taken) < maxTuples {

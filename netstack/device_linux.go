@@ -9,6 +9,7 @@ import (
 	"sync"
 
 	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
 	"golang.zx2c4.com/wireguard/tun"
 )
@@ -34,6 +35,7 @@ type device struct {
 
 	asking  sync.Mutex      // guards netlink
 	netlink *netlink.Handle // of the device's network namespace; nil when closed
+	routes  map[int]*nl.SocketHandle
 }
 
 // openDevice makes the device and sets it up. The host must have been checked. It
@@ -45,9 +47,14 @@ func openDevice(cfg *Config) (_ *device, err error) {
 			err = errors.Join(err, d.close())
 		}
 	}()
-	if d.netlink, err = netlink.NewHandle(unix.NETLINK_ROUTE); err != nil {
+	if d.netlink, err = netlink.NewHandle(unix.NETLINK_ROUTE, unix.NETLINK_INET_DIAG); err != nil {
 		return nil, fmt.Errorf("open netlink: %w", err)
 	}
+	s, err := nl.Subscribe(unix.NETLINK_ROUTE)
+	if err != nil {
+		return nil, fmt.Errorf("open netlink: %w", err)
+	}
+	d.routes = map[int]*nl.SocketHandle{unix.NETLINK_ROUTE: {Socket: s}}
 	for range cfg.Shards {
 		q, name, err := openQueue(d.name, cfg.Shards > 1)
 		if err != nil {
@@ -98,6 +105,9 @@ func (d *device) close() error {
 	if d.netlink != nil {
 		d.netlink.Close()
 		d.netlink = nil
+		for _, s := range d.routes {
+			s.Close()
+		}
 	}
 	d.asking.Unlock()
 	errs = append(errs, d.local.close())

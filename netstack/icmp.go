@@ -1,9 +1,6 @@
 package netstack
 
-import (
-	"encoding/binary"
-	"net/netip"
-)
+import "encoding/binary"
 
 // unreachable takes an ICMP message of the kernel: a firewall that rejects, a
 // missing route, or an address that is no longer the host's (see lifetime) ends a
@@ -14,32 +11,26 @@ func (r *reader) unreachable(b []byte) bool {
 	if inner == nil {
 		return false
 	}
-	var key tupleKey
-	var dst []byte
-	var ports []byte
-	if inner[0]>>4 == 4 {
+	var src, dst, ports []byte
+	v6 := inner[0]>>4 == 6
+	if v6 {
+		if len(inner) < ip6Header+4 || inner[6] != protoTCP {
+			return false
+		}
+		src, dst, ports = inner[8:24], inner[24:40], inner[ip6Header:]
+	} else {
 		ihl := int(inner[0]&15) * 4
 		if len(inner) < ihl+4 || inner[9] != protoTCP {
 			return false
 		}
-		index, ok := r.net.alloc.v4.indexOf4(binary.BigEndian.Uint32(inner[12:]))
-		if !ok {
-			return false
-		}
-		key, dst, ports = newKey(false, index, 0), inner[16:20], inner[ihl:]
-	} else {
-		if len(inner) < ip6Header+4 || inner[6] != protoTCP {
-			return false
-		}
-		index, ok := r.net.alloc.v6.indexOf(netip.AddrFrom16([16]byte(inner[8:24])))
-		if !ok {
-			return false
-		}
-		key, dst, ports = newKey(true, index, 0), inner[24:40], inner[ip6Header:]
+		src, dst, ports = inner[12:16], inner[16:20], inner[ihl:]
 	}
-	key = key.onPort(binary.BigEndian.Uint16(ports))
+	key, ok := r.net.keyOf(v6, src, binary.BigEndian.Uint16(ports))
+	if !ok {
+		return false
+	}
 	c := r.net.stacks[key.shard(len(r.net.stacks))].outward.find(key)
-	if c == nil || !c.path.from(dst, binary.BigEndian.Uint16(ports[2:])) {
+	if c == nil || !c.path.from(dst, binary.BigEndian.Uint16(ports[2:])) || !c.path.to(src) {
 		return false
 	}
 	if c.openAt.Load() == 0 {

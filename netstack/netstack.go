@@ -23,6 +23,7 @@ import (
 	"log/slog"
 	"net/netip"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"flowtwin/internal/packet"
@@ -35,6 +36,8 @@ type Config struct {
 	Shards   int            // stacks, each with a TUN queue; default 1
 	MTU      int            // default 65535; below 1280 IPv6 does not work
 	Loopback bool           // targets in 127.0.0.0/8 are allowed: the first one sets route_localnet on the device
+	Original bool           // the target sees a client's own address, where that can be
+	Force    bool           // with Original: also targets that serve others
 	Log      *slog.Logger   // default: discard
 
 	defaultPool bool
@@ -62,9 +65,12 @@ type Net struct {
 	cfg     Config
 	device  *device
 	alloc   *allocator
+	answers answers
+	own     ownAddrs
 	stacks  []*Stack
 	readers []*reader
 	began   time.Time
+	pooled  atomic.Uint64 // leases that are of the pool although Original is set
 
 	failed           chan error // capacity 1
 	stop             chan struct{}
@@ -142,7 +148,10 @@ func (n *Net) prepare() (old int, err error) {
 			return 0, err
 		}
 	}
-	return occupyOldTuples(n.alloc)
+	if err := n.answers.init(n.device, &n.cfg, n.alloc); err != nil {
+		return 0, err
+	}
+	return occupyOldTuples(n.alloc, n.cfg.Original)
 }
 
 // fill validates the configuration and puts the defaults in.
@@ -193,17 +202,23 @@ func (n *Net) Stack(i int) *Stack { return n.stacks[i] }
 // Shards returns how many stacks there are.
 func (n *Net) Shards() int { return len(n.stacks) }
 
-// Acquire leases the outward address for an online client: the pool address is
-// stable per client address, the port is the client's where free. v6 says which
-// family the target has. Any goroutine.
+// Acquire leases the outward address for an online client: its own one with
+// Original, or one of the pool that is stable per client address; the port is the
+// client's where free. v6 says which family the target has. Any goroutine.
 func (n *Net) Acquire(client netip.AddrPort, v6 bool) (Lease, error) {
 	return n.AcquireCopy(client, 0, v6)
 }
 
 // AcquireCopy is Acquire for a further copy of a client, from 1. Each copy has a
-// stable address of its own, as long as the pool has so many.
+// stable address of its own, as long as the pool has so many; with Original too.
 func (n *Net) AcquireCopy(client netip.AddrPort, number int, v6 bool) (Lease, error) {
 	client = netip.AddrPortFrom(client.Addr().Unmap(), client.Port())
+	if n.cfg.Original && number == 0 {
+		if l, ok := n.keep(client, v6); ok {
+			return l, nil
+		}
+		n.pooled.Add(1)
+	}
 	l, err := n.alloc.acquire(client, number, v6)
 	if err != nil {
 		return Lease{}, fmt.Errorf("client %v: %w", client, err)
@@ -223,7 +238,7 @@ func (n *Net) Close() error {
 		}
 		close(n.stop)
 		n.writing.Wait()
-		n.err = n.device.close()
+		n.err = errors.Join(n.answers.close(), n.device.close())
 		n.reading.Wait()
 	})
 	return n.err
@@ -245,9 +260,22 @@ func (n *Net) lost(err error) {
 // outwardKey returns the tuple that a packet of the target is addressed to.
 func (n *Net) outwardKey(b []byte, v *packet.View) (tupleKey, bool) {
 	if b[0]>>4 == 4 {
-		index, ok := n.alloc.v4.indexOf4(binary.BigEndian.Uint32(b[16:]))
-		return newKey(false, index, v.DstPort), ok
+		return n.keyOf(false, b[16:20], v.DstPort)
 	}
-	index, ok := n.alloc.v6.indexOf(netip.AddrFrom16([16]byte(b[24:40])))
-	return newKey(true, index, v.DstPort), ok
+	return n.keyOf(true, b[24:40], v.DstPort)
+}
+
+// keyOf returns the tuple of an outward address.
+func (n *Net) keyOf(v6 bool, addr []byte, port uint16) (tupleKey, bool) {
+	var index uint32
+	var ok bool
+	if v6 {
+		index, ok = n.alloc.v6.indexOf(netip.AddrFrom16([16]byte(addr)))
+	} else {
+		index, ok = n.alloc.v4.indexOf4(binary.BigEndian.Uint32(addr))
+	}
+	if !ok && n.cfg.Original {
+		return originalKey(v6, addr, port), true
+	}
+	return newKey(v6, index, port), ok
 }

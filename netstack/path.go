@@ -60,6 +60,10 @@ func (p *path) from(src []byte, port uint16) bool {
 	return port == p.dstPort && string(src) == string(p.dst[:len(src)])
 }
 
+// to reports whether a packet with this destination is the session's: tuples of
+// original addresses may meet.
+func (p *path) to(dst []byte) bool { return string(dst) == string(p.out[:len(dst)]) }
+
 // outward translates pkt, a packet of the stack, in place. Its TCP checksum
 // becomes that of the pseudo-header alone: the virtio header asks the kernel for
 // the rest, which it never computes for a packet that does not leave the host.

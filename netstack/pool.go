@@ -12,10 +12,17 @@ import (
 // its index within the pool. It is free of pointers, so that millions of waiting
 // tuples cost the garbage collector nothing.
 //
-//	bit 48: IPv6   bits 16–47: index of the address   bits 0–15: port
+//	bit 49: original   bit 48: IPv6   bits 16–47: index of the address   bits 0–15: port
+//
+// For a client's original address, which is of no pool, the index is the IPv4
+// address itself, or a hash of the IPv6 address: two addresses of the same hash
+// share their ports.
 type tupleKey uint64
 
-const keyV6 tupleKey = 1 << 48
+const (
+	keyV6       tupleKey = 1 << 48
+	keyOriginal tupleKey = 1 << 49
+)
 
 func newKey(v6 bool, index uint32, port uint16) tupleKey {
 	k := tupleKey(index)<<16 | tupleKey(port)
@@ -25,7 +32,16 @@ func newKey(v6 bool, index uint32, port uint16) tupleKey {
 	return k
 }
 
+// originalKey names an address that is of no pool.
+func originalKey(v6 bool, addr []byte, port uint16) tupleKey {
+	if !v6 {
+		return newKey(false, binary.BigEndian.Uint32(addr), port) | keyOriginal
+	}
+	return newKey(true, uint32(hashClient(netip.AddrFrom16([16]byte(addr)))), port) | keyOriginal
+}
+
 func (k tupleKey) v6() bool                 { return k&keyV6 != 0 }
+func (k tupleKey) original() bool           { return k&keyOriginal != 0 }
 func (k tupleKey) index() uint32            { return uint32(k >> 16) }
 func (k tupleKey) port() uint16             { return uint16(k) }
 func (k tupleKey) address() uint64          { return uint64(k >> 16) }

@@ -78,7 +78,7 @@ func (r *reader) take(b []byte, now int64) {
 	}
 	s := r.net.stacks[key.shard(len(r.net.stacks))]
 	c := s.outward.find(key)
-	if c == nil || !c.path.from(srcOf(b), v.SrcPort) {
+	if c == nil || !c.path.from(srcOf(b), v.SrcPort) || !c.path.to(dstOf(b)) {
 		r.strays.Add(1)
 		r.answer(v)
 		return
@@ -139,6 +139,14 @@ func (r *reader) inject(s *Stack, c *Conn) {
 	} else {
 		s.link.deliver(ipv4.ProtocolNumber, pkt)
 	}
+}
+
+// dstOf returns the destination address of an IP packet.
+func dstOf(b []byte) []byte {
+	if b[0]>>4 == 4 {
+		return b[16:20]
+	}
+	return b[24:40]
 }
 
 // srcOf returns the source address of an IP packet.

@@ -8,6 +8,7 @@ type Stats struct {
 	Strays                      uint64 // packets of the target that belong to no session
 	TuplesInUse, TuplesWaiting  int    // waiting: within TIME_WAIT
 	TuplesRefused, TuplesMoved  uint64 // moved: client's port was taken, or its address exhausted
+	TuplesPooled                uint64 // of the pool, where the client's own address was asked for and cannot be
 }
 
 // Stats returns the counters now. Any goroutine.
@@ -23,6 +24,7 @@ func (n *Net) Stats() Stats {
 		s.TunBytesOut += st.out.bytes.Load()
 		s.TunDropped += st.out.dropped.Load() + st.out.failed.Load()
 	}
+	s.TuplesPooled = n.pooled.Load()
 	n.alloc.addStats(&s)
 	return s
 }

@@ -14,12 +14,16 @@ import (
 // settings makes the device's own sysctls what they should be. Those that only
 // make things tidier may fail: in containers /proc/sys is often read-only.
 //
-// The reverse path filter needs nothing: each source address has its route
-// through the device.
+// The reverse path filter needs nothing: each source address of the pool has its
+// route through the device. For original addresses the kernel finds the rule of
+// their answers, or did not before 4.20: there the strict filter has to be loose.
 func (d *device) settings(cfg *Config) error {
 	// A new device takes over a router's setting; see lifetime for what keeps
 	// packets on the host when somebody sets it later.
 	tidy := [][3]string{{"ipv4", "forwarding", "0"}}
+	if cfg.Original && (readSysctl(sysctlPath("ipv4", "all", "rp_filter")) == "1" || readSysctl(sysctlPath("ipv4", d.name, "rp_filter")) == "1") {
+		tidy = append(tidy, [3]string{"ipv4", "rp_filter", "2"})
+	}
 	if ipv6Enabled() && cfg.MTU >= minMTU6 {
 		v6, err := d.enableIPv6(cfg)
 		switch {

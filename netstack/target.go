@@ -7,8 +7,8 @@ import (
 
 // CheckTarget says why a target cannot be dialled, or nil: for a configuration to
 // be refused at start. It asks the kernel, so that a target has to be an address
-// of the host at this time, and its answers have to find the way back. Any
-// goroutine.
+// of the host at this time, and its answers have to find the way back: with original
+// addresses the first call for a target leads them to the device. Any goroutine.
 func (n *Net) CheckTarget(target netip.AddrPort) error {
 	if err := n.usable(target); err != nil {
 		return err
@@ -21,7 +21,10 @@ func (n *Net) CheckTarget(target netip.AddrPort) error {
 	if !local {
 		return fmt.Errorf("%w: %v is not an address of this host", ErrTarget, ip)
 	}
-	return n.device.checkRouting(ip, n.alloc.pool(ip.Is6()))
+	if err := n.device.checkRouting(ip, n.alloc.pool(ip.Is6())); err != nil || !n.cfg.Original {
+		return err
+	}
+	return n.answers.lead(netip.AddrPortFrom(ip, target.Port()))
 }
 
 // usable is the part of CheckTarget that costs nothing. A loopback target is made

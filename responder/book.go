@@ -149,6 +149,7 @@ func (s *Summary) attrs() []any {
 		{"stray_frames", s.Strays},
 		{"stray_packets", s.Net.Strays},
 		{"tuples_refused", s.Net.TuplesRefused},
+		{"tuples_pooled", s.Net.TuplesPooled},
 	} {
 		if c.n > 0 {
 			a = append(a, slog.Uint64(c.name, c.n))
@@ -172,6 +173,9 @@ func (s *Summary) write(w io.Writer) error {
 	p("segments   %d delivered, %d dropped\n", s.DeliveredSegments, s.DroppedSegments)
 	if s.Strays > 0 {
 		p("stray      %d frames of no session, with %d bytes in %d segments\n", s.Strays, s.StrayBytes, s.StraySegments)
+	}
+	if s.Net.TuplesPooled > 0 {
+		p("addresses  %d sessions without their client's own address\n", s.Net.TuplesPooled)
 	}
 	p("turns      %d, of which %d released by the settle time, %d by max-hold\n", s.Turns, s.Settled, s.HeldMax)
 	p("headers    %d returned, %d dropped\n", s.HeadersReturned, s.HeadersDropped)

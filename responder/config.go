@@ -35,6 +35,8 @@ type Config struct {
 	Advertise  []string       // host:port for the invite; empty: this host's addresses
 	StateDir   string         // of key and secret; "" DefaultStateDir, or the home folder where that cannot be had
 	Pool       []netip.Prefix // outward client addresses; empty: netstack's default
+	Original   bool           // the target sees clients' own addresses
+	Force      bool           // with Original: also where the target serves others
 	Shards     int            // 0: one for each CPU, at most 4
 	Sessions   int            // at most, 0: 200,000
 	GateOff    bool

@@ -66,14 +66,12 @@ func Run(ctx context.Context, cfg Config) (err error) {
 	if err != nil {
 		return err
 	}
-	stackNet, err := netstack.Open(netstack.Config{
-		Pool: cfg.Pool, Shards: cfg.Shards, Loopback: loopback(cfg.Allow), Log: cfg.Log,
-	})
+	stackNet, err := openNet(&cfg)
 	if err != nil {
 		return err
 	}
+	defer func() { err = errors.Join(err, stackNet.Close()) }()
 	r := newServer(cfg, realNet{stackNet})
-	defer func() { err = errors.Join(err, r.net.Close()) }()
 
 	if cfg.InviteFile != "" {
 		if err := writeInvite(cfg.InviteFile, id.Invite(addrs, expires)); err != nil {
@@ -108,6 +106,28 @@ func checkRules(rules []Rule, local []netip.Addr) error {
 		}
 	}
 	return nil
+}
+
+// openNet opens the network. With original addresses it finds out now whether the
+// targets that are known by --allow can see them; others are checked when a copier
+// names them.
+func openNet(cfg *Config) (*netstack.Net, error) {
+	n, err := netstack.Open(netstack.Config{
+		Pool: cfg.Pool, Shards: cfg.Shards, Loopback: loopback(cfg.Allow), Log: cfg.Log,
+		Original: cfg.Original, Force: cfg.Force,
+	})
+	if err != nil || !cfg.Original {
+		return n, err
+	}
+	for _, r := range cfg.Allow {
+		if !r.Prefix.IsSingleIP() || r.Port == 0 {
+			continue
+		}
+		if err := n.CheckTarget(netip.AddrPortFrom(r.Prefix.Addr(), r.Port)); err != nil {
+			return nil, errors.Join(fmt.Errorf("--allow %s: %w", r, err), n.Close())
+		}
+	}
+	return n, nil
 }
 
 // startWait bounds how long a copier waits for a responder that is starting: less

@@ -32,6 +32,7 @@ type raw struct {
 	allow  []string
 	pool   []string
 	gate   string
+	client string
 }
 
 func (r *raw) flags() *pflag.FlagSet {
@@ -46,6 +47,8 @@ func (r *raw) flags() *pflag.FlagSet {
 	fs.DurationVar(&c.InviteTTL, "invite-ttl", 0, "how long the invite is good for (default: for ever)")
 	fs.StringVar(&c.StateDir, "state-dir", "", "`DIR` of key and secret (default "+responder.DefaultStateDir+")")
 	fs.StringSliceVarP(&r.pool, "client-pool", "c", nil, "`POOL[,...]` of addresses that the target sees clients at: prefix, address, or 192.168.50.x (default 198.18.0.0/15)")
+	fs.StringVar(&r.client, "client-address", "pool", "what the target sees clients at: pool, addresses of the pool; original, their own, answered by the TUN device through a routing rule for the target's port")
+	fs.BoolVar(&c.Force, "client-address-force", false, "with --client-address=original: also where others are connected to the target, who will get no answers")
 	fs.IntVar(&c.Shards, "shards", 0, "stacks and TUN queues, `N` (default: one for each CPU, at most 4)")
 	fs.IntVar(&c.Sessions, "max-sessions", 200_000, "refuse flows beyond `N` sessions")
 	fs.StringVar(&r.gate, "gate", "turn", "turn: a request waits until the target has answered the one before it; off: it does not")
@@ -112,12 +115,8 @@ func parseFlags(args []string) (options, error) {
 	case c.InviteTTL < 0 || fs.Changed("invite-ttl") && c.InviteTTL == 0:
 		return r.options, fmt.Errorf("--invite-ttl: %v is not positive", c.InviteTTL)
 	}
-	switch r.gate {
-	case "turn":
-	case "off":
-		c.GateOff = true
-	default:
-		return r.options, fmt.Errorf("--gate: %q is neither turn nor off", r.gate)
+	if err := r.choices(); err != nil {
+		return r.options, err
 	}
 	var err error
 	if c.Listen, err = parseListen(r.listen); err != nil {
@@ -140,6 +139,29 @@ func parseFlags(args []string) (options, error) {
 	}
 	c.Pool, err = parsePool(r.pool)
 	return r.options, err
+}
+
+// choices reads the flags that have one of a few values.
+func (r *raw) choices() error {
+	c := &r.config
+	switch r.gate {
+	case "turn":
+	case "off":
+		c.GateOff = true
+	default:
+		return fmt.Errorf("--gate: %q is neither turn nor off", r.gate)
+	}
+	switch r.client {
+	case "pool":
+	case "original":
+		c.Original = true
+	default:
+		return fmt.Errorf("--client-address: %q is neither pool nor original", r.client)
+	}
+	if c.Force && !c.Original {
+		return errors.New("--client-address-force: it belongs to --client-address=original")
+	}
+	return nil
 }
 
 // parseListen checks host:port; a port alone stands for all addresses.

@@ -53,6 +53,7 @@ func TestParseFlags(t *testing.T) {
 		{"--state-dir /s --shards 3 --max-sessions 10 --report r.json", with(func(c *responder.Config) {
 			c.StateDir, c.Shards, c.Sessions, c.ReportFile = "/s", 3, 10, "r.json"
 		})},
+		{"--client-address=original --client-address-force", with(func(c *responder.Config) { c.Original, c.Force = true, true })},
 		{"-d -l log -P pid --json", options{config: defaults, daemon: true, logFile: "log", pidFile: "pid", json: true}},
 	}
 	for _, tt := range tests {
@@ -99,6 +100,9 @@ func TestParseFlagsNamesTheFlag(t *testing.T) {
 		"--no-such-flag":   "no-such-flag",
 		"extra":            "extra",
 		"--drain soon":     "drain",
+
+		"--client-address=own":   "--client-address",
+		"--client-address-force": "--client-address=original",
 	} {
 		if _, err := parseFlags(strings.Fields(args)); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: error %v, want one with %q", args, err, want)
