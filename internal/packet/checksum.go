@@ -19,6 +19,15 @@ func (v *View) ChecksumOK() bool {
 	return fold(s) == 0xffff
 }
 
+// ChecksumPartial reports whether the TCP checksum is one that was left to the
+// network card: so far it covers the pseudo-header only. Recordings of a host's own
+// packets, and of merged ones, are full of these.
+func (v *View) ChecksumPartial() bool {
+	tcp := v.Headers[len(v.Headers)-len(v.Options)-tcpMinHeader:]
+	s := sum(sum(protoTCP+uint64(len(tcp)+v.PayloadLen), v.Src[:]), v.Dst[:])
+	return fold(s) == binary.BigEndian.Uint16(tcp[16:])
+}
+
 // sum adds b, as 64-bit numbers in ones' complement: that is the same as adding
 // 16-bit ones, once folded (RFC 1071, 2).
 func sum(s uint64, b []byte) uint64 {
