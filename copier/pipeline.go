@@ -70,6 +70,7 @@ type shard struct {
 	swept  int64
 	owed   int // records that owe the lane a frame
 	book   report.Ledger
+	moved  report.Count // of what was sent: done with at the responder, but for what came after a session's end
 
 	asked atomic.Int32  // phase, set by Run
 	quiet chan struct{} // gets a value once draining and no flow is live

@@ -1,6 +1,7 @@
 package copier
 
 import (
+	"flowtwin/copier/report"
 	"flowtwin/internal/packet"
 	"flowtwin/tunnel/frame"
 )
@@ -30,6 +31,12 @@ func (s *shard) returned(t frame.Type, slot uint32, body []byte) bool {
 		p, ok := frame.ParseProgress(body)
 		if ok {
 			s.book.Lag.Progress(&p, s.offset())
+		}
+		return ok
+	case frame.TypeMoved:
+		m, ok := frame.ParseMoved(body)
+		if ok {
+			s.moved.Plus(report.Count{Segments: m.Segments, Bytes: m.Bytes})
 		}
 		return ok
 	case frame.TypeReturnBye:

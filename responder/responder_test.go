@@ -158,6 +158,8 @@ func TestSessionsThatDoNotComeAbout(t *testing.T) {
 					t.Errorf("flow %d: account %+v, want %s", f, c, tt.how)
 				}
 			}
+			// Else a copier that goes by it would wait for ever.
+			r.wait("all to be done with", func() bool { return r.moved == frame.Moved{Segments: 4, Bytes: 12} })
 		})
 	}
 }
@@ -222,6 +224,9 @@ func TestByeEndsWhatIsOpen(t *testing.T) {
 	done := make(chan error, 1)
 	go func() { done <- r.client.Finish(t.Context()) }()
 	r.wait("the lane's end", func() bool { return r.said })
+	if r.moved != (frame.Moved{Segments: 4, Bytes: 12}) {
+		t.Errorf("moved %+v, want 4 segments of 3 bytes", r.moved)
+	}
 	if err := <-done; err != nil || len(r.closed) != 4 {
 		t.Errorf("finish: %v, %d accounts", err, len(r.closed))
 	}

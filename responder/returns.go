@@ -46,11 +46,23 @@ func (w *worker) settle(st *strand) {
 		st.lane.io.Return(st.must, true, st.said)
 	}
 	st.must = st.must[:0]
+	w.tell(st)
 	if st.live == 0 && (st.said || st.gone) && !st.done {
 		st.done = true
 		w.report(st)
 		delete(w.strands, st)
 		st.lane.strandEnded()
+	}
+}
+
+// tell tells the lane what has moved; what it does not take is told later.
+func (w *worker) tell(st *strand) {
+	over := st.live == 0 && st.said
+	if st.gone || st.news == (frame.Moved{}) || w.now-st.told < int64(movedEvery) && !over {
+		return
+	}
+	if st.lane.io.Return(frame.AppendMoved(nil, &st.news), false, false) {
+		st.news, st.told = frame.Moved{}, w.now
 	}
 }
 
@@ -60,6 +72,7 @@ func (w *worker) tick() {
 	w.followWall()
 	for st := range w.strands {
 		w.report(st)
+		w.touch(st)
 	}
 	w.publish()
 }

@@ -28,6 +28,7 @@ type rig struct {
 	closed map[uint32]frame.Closed // of lane 0, by flow
 	heads  map[uint32]uint64       // TargetHeaders so far
 	estab  int
+	moved  frame.Moved
 	said   bool // ReturnBye... of lane 0
 }
 
@@ -167,6 +168,10 @@ func (r *rig) read() {
 			}
 			r.estab++
 		case frame.TypeProgress:
+		case frame.TypeMoved:
+			m, _ := frame.ParseMoved(body)
+			r.moved.Segments += m.Segments
+			r.moved.Bytes += m.Bytes
 		case frame.TypeReturnBye:
 			r.said = true
 		default:

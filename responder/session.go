@@ -27,7 +27,8 @@ type session struct {
 
 	conn       conn
 	acct       frame.Closed
-	prev, next *session // of the strand
+	moved      frame.Moved // what its strand has been told of
+	prev, next *session    // of the strand
 
 	over atomic.Bool // the flow's number may be used again
 
@@ -46,12 +47,14 @@ type strand struct {
 	live    int
 	lag     lag
 	moved   traffic
-	must    []byte     // Established and Closed frames of this round
-	ended   []*session // whose Closed is to be written at the end of this round
-	touched bool       // in the worker's list
-	said    bool       // that the copier has said Bye
-	gone    bool       // the connection broke: nothing is returned any more
-	done    bool       // said or gone, and no session is left
+	news    frame.Moved // since the last Moved frame
+	told    int64       // when that was
+	must    []byte      // Established and Closed frames of this round
+	ended   []*session  // whose Closed is to be written at the end of this round
+	touched bool        // in the worker's list
+	said    bool        // that the copier has said Bye
+	gone    bool        // the connection broke: nothing is returned any more
+	done    bool        // said or gone, and no session is left
 
 	// Guarded by the worker's taps.
 	headers []byte

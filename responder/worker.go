@@ -230,20 +230,44 @@ func (w *worker) Established(rs *replay.Session, now int64) {
 
 // Wrote implements replay.Listener.
 func (w *worker) Wrote(rs *replay.Session, captured, now int64) {
-	sessionOf(rs).strand.lag.add(now+w.wall-captured, 1)
+	s := sessionOf(rs)
+	s.strand.lag.add(now+w.wall-captured, 1)
+	w.moved(s, frame.Moved{Segments: 1})
 }
 
 // Moved implements replay.Listener.
 func (w *worker) Moved(rs *replay.Session, delivered, absorbed uint64) {
-	m := &sessionOf(rs).strand.moved
-	m.delivered += delivered
-	m.absorbed += absorbed
+	s := sessionOf(rs)
+	s.strand.moved.delivered += delivered
+	s.strand.moved.absorbed += absorbed
+	if delivered > 0 {
+		w.moved(s, frame.Moved{Bytes: delivered})
+	}
+}
+
+// movedEvery is how often a lane is told what has moved.
+const movedEvery = 20 * time.Millisecond
+
+// moved notes that so much more of a session's data is done with.
+func (w *worker) moved(s *session, m frame.Moved) {
+	st := s.strand
+	s.moved.Segments += m.Segments
+	s.moved.Bytes += m.Bytes
+	st.news.Segments += m.Segments
+	st.news.Bytes += m.Bytes
+	if w.now-st.told >= int64(movedEvery) {
+		w.touch(st)
+	}
 }
 
 // Closed implements replay.Listener.
 func (w *worker) Closed(rs *replay.Session, c frame.Closed, _ int64) {
 	s := sessionOf(rs)
 	s.acct = c
+	w.moved(s, frame.Moved{
+		Segments: c.DeliveredSegments + c.DroppedSegments - s.moved.Segments,
+		Bytes:    c.DeliveredBytes + c.DroppedBytes - s.moved.Bytes,
+	})
 	w.book.Settled += rs.Settled()
 	s.conn = nil
 	s.strand.unlink(s)

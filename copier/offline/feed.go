@@ -270,6 +270,6 @@ func (f *Feed) tellCut(from *file) {
 		return
 	}
 	f.warned = true
-	f.cfg.Log.Warn(fmt.Sprintf("packet %d of %s is cut at %d of %d bytes: recorded with a snap length; record with tcpdump -s 0",
-		from.number, from.name, f.size, f.whole))
+	f.cfg.Log.Warn("a packet is cut: recorded with a snap length; record with tcpdump -s 0",
+		"err", fmt.Sprintf("packet %d of %s is cut at %d of %d bytes", from.number, from.name, f.size, f.whole))
 }

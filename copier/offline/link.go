@@ -32,7 +32,7 @@ const (
 // strip cuts the link's header off r, so that its data begins with the IP header.
 // It reports false when there is none.
 func (r *record) strip() bool {
-	off := -1
+	var off int
 	switch r.link {
 	case linkEthernet:
 		off = behindTags(r.data, 12, 14)

@@ -32,7 +32,7 @@ type file struct {
 // lies on the disk, is added to read.
 func open(name string, stdin io.Reader, read *atomic.Int64) (*file, error) {
 	f := &file{name: name}
-	var raw io.Reader = stdin
+	raw := stdin
 	if name == Stdin {
 		f.name = "standard input"
 	} else {

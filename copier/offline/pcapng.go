@@ -184,7 +184,7 @@ func (i *ngIface) nanos(t uint64) int64 {
 func (f *ngFile) packet(kind uint32, b []byte, r *record) error {
 	const head = 20
 	*r = record{time: f.last}
-	index, size := 0, 0
+	var index, size int
 	switch {
 	case kind == blockSimple && len(b) >= 4 && len(f.ifaces) > 0:
 		r.wireLen = int(f.order.Uint32(b))

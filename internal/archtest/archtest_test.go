@@ -23,6 +23,7 @@ var table = map[string][]string{
 	"tunnel":                     {"internal/packet", "internal/flow", "tunnel/frame"},
 	"netstack":                   {"internal/packet"},
 	"copier/capture":             {"internal/packet", "internal/flow"},
+	"copier/offline":             {"internal/packet", "internal/flow", "copier/capture"},
 	"copier/report":              {"internal/packet", "internal/flow", "tunnel/frame"},
 	"copier": {
 		"internal/packet", "internal/flow", "internal/http1", "tunnel", "tunnel/frame",
@@ -48,7 +49,7 @@ var doors = map[string][]string{
 	"gvisor.dev/gvisor":            {"netstack"},
 	"golang.zx2c4.com/wireguard":   {"netstack"},
 	"github.com/spf13/pflag":       {"cmd/copier", "cmd/responder"},
-	"github.com/google/gopacket":   {"copier/capture"},
+	"github.com/google/gopacket":   {"copier/capture", "copier/offline"},
 	"github.com/vishvananda/netns": {"internal/testnet"},
 }
 

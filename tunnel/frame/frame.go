@@ -89,6 +89,8 @@ func check(t Type, n int) error {
 		least, most = progressLen, progressLen
 	case TypeCopies:
 		least, most = copiesLen, copiesLen
+	case TypeMoved:
+		least, most = movedLen, movedLen
 	case TypeFin, TypeReset:
 		least, most = endLen, endLen
 	case TypeBye, TypeReturnBye:

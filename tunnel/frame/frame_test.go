@@ -69,6 +69,7 @@ func examples() []example {
 		{"Progress", AppendProgress(nil, progress), *progress},
 		{"ReturnBye", AppendEmpty(nil, TypeReturnBye, 0), nil},
 		{"Copies", AppendCopies(nil, copies), *copies},
+		{"Moved", AppendMoved(nil, &Moved{3, 400}), Moved{3, 400}},
 	}
 }
 
@@ -93,6 +94,8 @@ func parse(t Type, body []byte) (x any, ok bool) {
 		x, ok = pack(ParseProgress(body))
 	case TypeCopies:
 		x, ok = pack(ParseCopies(body))
+	case TypeMoved:
+		x, ok = pack(ParseMoved(body))
 	default:
 		return nil, len(body) == 0
 	}
@@ -122,6 +125,8 @@ func appendAny(t Type, flow uint32, x any) []byte {
 		return AppendProgress(nil, &x)
 	case Copies:
 		return AppendCopies(nil, &x)
+	case Moved:
+		return AppendMoved(nil, &x)
 	}
 	return AppendEmpty(nil, t, flow)
 }
@@ -145,7 +150,7 @@ func TestRoundTrip(t *testing.T) {
 				t.Errorf("type %v is on lane %v and on returns %v", typ, typ.OnLane(), typ.OnReturns())
 			}
 			wantFlow := uint32(7)
-			if typ == TypeBye || typ == TypeReturnBye || typ == TypeProgress || typ == TypeCopies {
+			if typ == TypeBye || typ == TypeReturnBye || typ == TypeProgress || typ == TypeCopies || typ == TypeMoved {
 				wantFlow = 0
 			}
 			if flow != wantFlow {
@@ -194,7 +199,7 @@ func TestNextRefuses(t *testing.T) {
 	}{
 		{"type zero", 0x00_000000, ErrType},
 		{"type between lane and returns", 0x07_000000, ErrType},
-		{"type after the last", 0x47_000000, ErrType},
+		{"type after the last", 0x48_000000, ErrType},
 		{"bye with a body", uint32(TypeBye)<<24 | 1, ErrLength},
 		{"fin without a body", uint32(TypeFin) << 24, ErrLength},
 		{"open too short", uint32(TypeOpen)<<24 | 69, ErrLength},
@@ -312,7 +317,7 @@ func FuzzNext(f *testing.F) {
 			if !ok {
 				t.Fatalf("%v: Next passed a body of %d bytes that Parse refuses", typ, len(body))
 			}
-			if typ == TypeProgress || typ == TypeCopies {
+			if typ == TypeProgress || typ == TypeCopies || typ == TypeMoved {
 				flow = 0
 				b[4], b[5], b[6], b[7] = 0, 0, 0, 0
 			}

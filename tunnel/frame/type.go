@@ -21,13 +21,14 @@ const (
 	TypeProgress                        // about once a second: [Progress]
 	TypeReturnBye                       // all sessions of the lane are over: empty body, flow 0
 	TypeCopies                          // what became of the flows' copies, so far: [Copies]
+	TypeMoved                           // how much of the lane's data is done with: [Moved]
 )
 
 // OnLane reports whether frames of this type travel on lanes.
 func (t Type) OnLane() bool { return t >= TypeOpen && t <= TypeBye }
 
 // OnReturns reports whether frames of this type travel on returns.
-func (t Type) OnReturns() bool { return t >= TypeTargetHeader && t <= TypeCopies }
+func (t Type) OnReturns() bool { return t >= TypeTargetHeader && t <= TypeMoved }
 
 // String returns the type's name as a metric label.
 func (t Type) String() string {
@@ -56,6 +57,8 @@ func (t Type) String() string {
 		return "return_bye"
 	case TypeCopies:
 		return "copies"
+	case TypeMoved:
+		return "moved"
 	}
 	return "unknown"
 }
