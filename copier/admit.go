@@ -77,8 +77,8 @@ func (s *shard) meet(c *claim) (uint32, bool) {
 		return 0, false
 	}
 	s.book.Flows.Seen++
-	why := report.Draining
-	if s.phase == phaseRunning {
+	why := s.unwanted()
+	if why == report.None {
 		if slot, ok := s.insert(); ok {
 			s.begin(slot, at, c)
 			return slot, true

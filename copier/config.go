@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"flowtwin/copier/capture"
+	"flowtwin/internal/flow"
 	"flowtwin/tunnel"
 )
 
@@ -17,11 +18,13 @@ import (
 type Config struct {
 	Maps        []tunnel.Map
 	Invite      tunnel.Invite
-	Server      string   // host[:port] instead of the invite's addresses, "" none
-	Interfaces  []string // empty: all that are up
-	Shards      int      // 0: one for every 4 CPUs, 1 to 4
-	Connections int      // QUIC connections, 0: 1
-	Midstream   string   // MidstreamAdopt or MidstreamSkip, "": the first
+	Server      string        // host[:port] instead of the invite's addresses, "" none
+	Interfaces  []string      // empty: all that are up
+	Shards      int           // 0: one for every 4 CPUs, 1 to 4
+	Connections int           // QUIC connections, 0: 1
+	Sample      float64       // percent of the connections that are copied; 0: 100
+	Ramp        time.Duration // in which Sample is reached, from 0 on
+	Midstream   string        // MidstreamAdopt or MidstreamSkip, "": the first
 	Drain       time.Duration
 	ReportFile  string // JSON ledger, "" none
 	Version     string
@@ -64,6 +67,9 @@ func (cfg Config) populate() (Config, error) {
 	if cfg.Shards == 0 {
 		cfg.Shards = shardsFor(runtime.GOMAXPROCS(0))
 	}
+	if cfg.Sample == 0 {
+		cfg.Sample = 100
+	}
 	if cfg.Midstream == "" {
 		cfg.Midstream = MidstreamAdopt
 	}
@@ -79,6 +85,10 @@ func (cfg Config) populate() (Config, error) {
 		return cfg, fmt.Errorf("connections: %d is not within 1..%d", cfg.Connections, tunnel.MaxConnections)
 	case cfg.Midstream != MidstreamAdopt && cfg.Midstream != MidstreamSkip:
 		return cfg, fmt.Errorf("midstream: %q is neither %s nor %s", cfg.Midstream, MidstreamAdopt, MidstreamSkip)
+	case cfg.Sample < 0 || cfg.Sample > 100:
+		return cfg, fmt.Errorf("sample: %v is not within 0..100", cfg.Sample)
+	case cfg.Ramp < 0:
+		return cfg, fmt.Errorf("ramp: %v is negative", cfg.Ramp)
 	case cfg.Drain < 0:
 		return cfg, fmt.Errorf("drain: %v is negative", cfg.Drain)
 	}
@@ -117,10 +127,25 @@ func (cfg *Config) capture() capture.Config {
 		Retire:     retire,
 		Log:        cfg.Log,
 	}
-	for _, m := range cfg.Maps {
-		c.Matches = append(c.Matches, capture.Match{Addr: m.Server, Port: m.Port})
-	}
+	c.Matches = cfg.matches()
+	c.Choice = choice(flow.Sampled(cfg.first()))
 	return c
+}
+
+// matches returns what the maps capture.
+func (cfg *Config) matches() (out []capture.Match) {
+	for _, m := range cfg.Maps {
+		out = append(out, capture.Match{Addr: m.Server, Port: m.Port})
+	}
+	return out
+}
+
+// first returns the percentage to begin with.
+func (cfg *Config) first() float64 {
+	if cfg.Ramp > 0 {
+		return 0
+	}
+	return cfg.Sample
 }
 
 func (cfg *Config) tunnel() tunnel.ClientConfig {

@@ -36,7 +36,7 @@ type memory struct {
 // memo is what is remembered of one tuple.
 type memo struct {
 	tuple flow.Tuple
-	iss   packet.Seq    // valid unless the reason is Midstream
+	iss   packet.Seq    // 0 if it was not seen to begin
 	next  packet.Seq    // of an ended one: where its client's bytes ended
 	age   uint32        // when it was put, in units of ageUnit, from 1 on; 0 is an empty place
 	drop  report.Reason // None: it was followed to its end

@@ -34,11 +34,13 @@ func near(a, b packet.Seq) bool {
 	return -windowSlack <= d && d <= windowSlack
 }
 
-// observe begins to observe the connection of s.tuple, and reports false when it is
-// refused instead.
-func (s *shard) observe(at int) (uint32, bool) {
+// observe begins to observe the connection of s.tuple, or refuses it and says why.
+func (s *shard) observe(at int) (uint32, report.Reason) {
 	s.book.Flows.Seen++
-	if !s.skip && s.phase == phaseRunning {
+	why := report.Midstream
+	if !s.orders.adopt.Takes(&s.tuple.Client, s.tuple.ClientPort) {
+		why = report.SampledOut
+	} else if !s.skip && s.phase == phaseRunning {
 		if s.book.Flows.Observed >= uint64(max(s.table.Max()/observedShare, 1)) {
 			s.unobserve()
 		}
@@ -50,12 +52,12 @@ func (s *shard) observe(at int) (uint32, bool) {
 			r.last = s.clock
 			r.mapped = uint16(at)
 			s.push(&s.observed, slot)
-			return slot, true
+			return slot, report.None
 		}
 	}
-	s.book.Flows.Refused[report.Midstream]++
-	s.known.put(memo{tuple: s.tuple, drop: report.Midstream}, s.clock)
-	return 0, false
+	s.book.Flows.Refused[why]++
+	s.known.put(memo{tuple: s.tuple, drop: why}, s.clock)
+	return 0, why
 }
 
 // unobserve refuses the flow that has been observed for longest.
@@ -66,9 +68,9 @@ func (s *shard) unobserve() {
 
 // meetClient begins to observe a connection by a segment of its client.
 func (s *shard) meetClient(at int, v *packet.View) {
-	slot, ok := s.observe(at)
-	if !ok {
-		s.refused(report.Midstream, v.PayloadLen)
+	slot, why := s.observe(at)
+	if why != report.None {
+		s.refused(why, v.PayloadLen)
 		return
 	}
 	s.book.Packets.ToServer++
@@ -84,14 +86,14 @@ func (s *shard) meetClient(at int, v *packet.View) {
 // meetServer begins to observe a connection by an answer of its server. It reports
 // false when it is refused.
 func (s *shard) meetServer(at int, v *packet.View) bool {
-	slot, ok := s.observe(at)
-	if ok {
+	slot, why := s.observe(at)
+	if why == report.None {
 		s.book.Packets.ToClient++
 		r := s.table.At(slot)
 		r.fin = v.Ack
 		s.observeServer(slot, r, v)
 	}
-	return ok
+	return why == report.None
 }
 
 // observeClient looks at a client's packet of an observed flow, and reports whether

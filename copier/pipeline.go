@@ -53,7 +53,8 @@ type shard struct {
 
 	opening frame.Open // scratch for the lane, here so that it does not escape each time
 
-	phase  phase  // as of this block
+	phase  phase // as of this block
+	orders *orders
 	epoch  uint64 // the lane's, of all open flows
 	up     bool
 	offset func() time.Duration // responder's clock minus ours
@@ -72,7 +73,8 @@ type shard struct {
 	book   report.Ledger
 	moved  report.Count // of what was sent: done with at the responder, but for what came after a session's end
 
-	asked atomic.Int32  // phase, set by Run
+	asked atomic.Int32 // phase, set by Run
+	told  atomic.Pointer[orders]
 	quiet chan struct{} // gets a value once draining and no flow is live
 	ended chan struct{} // gets a value once finishing and the responder was told of all ends
 	mu    sync.Mutex
@@ -244,6 +246,9 @@ func (s *shard) follow() {
 		s.receive() // accounts that came before the break
 		s.loseAll()
 		s.epoch, s.up = epoch, up
+	}
+	if o := s.told.Load(); o != s.orders {
+		s.obey(o)
 	}
 	if p := phase(s.asked.Load()); p != s.phase {
 		if s.phase < phaseFinishing && p >= phaseFinishing {

@@ -50,6 +50,9 @@ const (
 // open reports whether the flow's session gets what the client does.
 func (s state) open() bool { return s >= stateCopying && s <= stateFinSent }
 
+// follows reports whether the flow's packets still matter to what is copied.
+func (s state) follows() bool { return s >= stateSynSeen && s <= stateSettled }
+
 // awaits reports whether an account of the responder is to come.
 func (s state) awaits() bool { return s.open() || s == stateEnded || s == stateGivenUp }
 

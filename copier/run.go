@@ -46,7 +46,7 @@ func Run(ctx context.Context, cfg Config) (err error) {
 	}
 	defer func() { err = errors.Join(err, set.Close()) }()
 
-	c := &copier{cfg: cfg, maps: maps, tunnel: client, started: time.Now()}
+	c := &copier{cfg: cfg, maps: maps, set: set, sampling: newSampling(cfg.first()), tunnel: client, started: time.Now()}
 	offset := func() time.Duration { return client.Stats().ClockOffset }
 	for i := range cfg.Shards {
 		ring, lane := set.Ring(i), client.Lane(i)
@@ -56,6 +56,7 @@ func Run(ctx context.Context, cfg Config) (err error) {
 		c.shards = append(c.shards, s)
 		c.rings = append(c.rings, ring)
 	}
+	c.tellLocked(nil)
 	c.tellStart(set.Interfaces())
 	return c.run(ctx)
 }
@@ -64,10 +65,13 @@ func Run(ctx context.Context, cfg Config) (err error) {
 type copier struct {
 	cfg     Config
 	maps    *mapping
+	set     selector
 	tunnel  client
 	shards  []*shard
 	rings   []stater // of the shards
 	started time.Time
+
+	sampling sampling
 }
 
 // client is what a copier needs of [tunnel.Client].
@@ -90,6 +94,9 @@ func (c *copier) run(ctx context.Context) error {
 	}
 	g.Go(func() error { return c.connect(side) })
 	g.Go(func() error { c.report(side); return nil })
+	if c.cfg.Ramp > 0 {
+		g.Go(func() error { c.ramp(side); return nil })
+	}
 	g.Go(func() error {
 		defer stop()
 		select {

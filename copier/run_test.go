@@ -19,6 +19,7 @@ import (
 
 	"flowtwin/copier/capture"
 	"flowtwin/copier/report"
+	"flowtwin/internal/flow"
 	"flowtwin/tunnel"
 )
 
@@ -45,6 +46,34 @@ func newFakeClient() *fakeClient {
 	}
 }
 
+// fakeSet notes how often it got another filter, and the last one.
+type fakeSet struct {
+	mu      sync.Mutex
+	times   int
+	matches []capture.Match
+	choice  flow.Choice
+	err     error
+}
+
+func (s *fakeSet) Select(matches []capture.Match, choice flow.Choice) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.err == nil {
+		s.times, s.matches, s.choice = s.times+1, matches, choice
+	}
+	return s.err
+}
+
+// percent returns how much the filter takes.
+func (s *fakeSet) percent() float64 {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(s.choice) == 0 {
+		return 100
+	}
+	return s.choice[0].Percent()
+}
+
 // syncBuffer is a bytes.Buffer for several goroutines.
 type syncBuffer struct {
 	mu sync.Mutex
@@ -69,6 +98,7 @@ type rig struct {
 	ring     *fakeRing
 	lane     *fakeLane
 	client   *fakeClient
+	set      fakeSet
 	log, out syncBuffer
 	status   chan os.Signal
 }
@@ -85,7 +115,7 @@ func newRig(t *testing.T) *rig {
 	if err != nil {
 		t.Fatal(err)
 	}
-	r.copier = &copier{cfg: cfg, maps: testMaps(), tunnel: r.client, started: time.Now()}
+	r.copier = &copier{cfg: cfg, maps: testMaps(), set: &r.set, sampling: newSampling(cfg.first()), tunnel: r.client, started: time.Now()}
 	r.shards = []*shard{newShard(r.ring, r.lane, r.maps, 1, func() time.Duration { return 0 })}
 	r.rings = []stater{r.ring}
 	return r

@@ -15,7 +15,7 @@ const (
 
 // newShard returns one of n shards, which share the bounds above.
 func newShard(ring source, l lane, maps *mapping, n int, offset func() time.Duration) *shard {
-	return &shard{
+	s := &shard{
 		ring:   ring,
 		lane:   l,
 		maps:   maps,
@@ -26,5 +26,8 @@ func newShard(ring source, l lane, maps *mapping, n int, offset func() time.Dura
 		offset: offset,
 		quiet:  make(chan struct{}, 1),
 		ended:  make(chan struct{}, 1),
+		orders: &orders{},
 	}
+	s.told.Store(s.orders)
+	return s
 }

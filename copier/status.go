@@ -48,6 +48,7 @@ func (c *copier) report(ctx context.Context) {
 				c.cfg.Log.Warn("addresses of this host are not known", "err", err)
 			}
 			c.tellTLS(told)
+			c.narrow(ctx)
 			continue
 		case <-status.C:
 		case <-c.cfg.Status:
@@ -74,6 +75,7 @@ func (c *copier) summary() *report.Summary {
 	sum := &report.Summary{
 		Version: c.cfg.Version,
 		Started: c.started,
+		Sample:  c.sampled(),
 		Ended:   time.Now(),
 		Tunnel: report.Tunnel{
 			Up: st.Up, Remote: st.Remote, Connects: st.Connects, RTT: st.RTT,

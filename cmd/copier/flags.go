@@ -58,6 +58,8 @@ func (r *raw) flags() *pflag.FlagSet {
 	fs.StringSliceVar(&c.Interfaces, "interface", nil, "capture on `IFACE[,...]` (default: all that are up)")
 	fs.IntVar(&c.Shards, "shards", 0, "capture rings and lanes, `N` (default: one for every 4 CPUs, 1 to 4)")
 	fs.IntVar(&c.Connections, "connections", 1, "QUIC connections, `N`, that the lanes are spread over; for long paths that lose packets")
+	fs.Float64VarP(&c.Sample, "sample", "r", 100, "copy `PERCENT` of the connections, 0.01 to 100: always the same ones, by a hash of client and port")
+	fs.DurationVar(&c.Ramp, "ramp", 0, "begin with no connection and reach --sample after `TIME`, such as 10m (default: at once)")
 	fs.StringVar(&c.Midstream, "midstream", copier.MidstreamAdopt, "connections that were open before: adopt: copied from their next request after an answer on; skip: not copied")
 	fs.DurationVar(&c.Drain, "drain", 5*time.Second, "how long live flows may go on after SIGINT or SIGTERM")
 	fs.StringVar(&c.ReportFile, "report", "", "write the final ledger as JSON to `FILE`")
@@ -84,6 +86,8 @@ Examples:
       two ports; the responder is reached at 10.1.0.9
   copier -x '[2001:db8::1]:80-[2001:db8:2::7]:80' --interface eth0 --invite-file invite
       one of this host's addresses only, on one interface
+  copier -x 80-10.1.0.9:80 --invite-file invite -r 25 --ramp 10m
+      a quarter of the connections, reached in ten minutes
   copier -x 6379-redis-copy:6379 --invite-file invite -d -l /var/log/copier.log -P /run/copier.pid
       in the background
 
@@ -118,6 +122,10 @@ func parseFlags(args []string, getenv func(string) string, names resolver) (opti
 		return r.options, fmt.Errorf("--connections: %d is not within 1..%d", r.config.Connections, tunnel.MaxConnections)
 	case r.config.Midstream != copier.MidstreamAdopt && r.config.Midstream != copier.MidstreamSkip:
 		return r.options, fmt.Errorf("--midstream: %q is neither adopt nor skip", r.config.Midstream)
+	case !(r.config.Sample > 0 && r.config.Sample <= 100):
+		return r.options, fmt.Errorf("-r, --sample: %v is not within 0..100 percent", r.config.Sample)
+	case r.config.Ramp < 0:
+		return r.options, fmt.Errorf("--ramp: %v is negative", r.config.Ramp)
 	case r.config.Drain < 0:
 		return r.options, fmt.Errorf("--drain: %v is negative", r.config.Drain)
 	}

@@ -19,6 +19,7 @@ type document struct {
 	Headline string    `json:"headline"`
 
 	CopiedPercent *float64 `json:"copied_percent"` // null: there was nothing to copy
+	SamplePercent float64  `json:"sample_percent"` // of the connections; of others only those that the kernel's filter let pass are counted
 	Sums          []string `json:"sums_wrong"`
 
 	Packets    packetsJSON       `json:"packets"`
@@ -124,7 +125,7 @@ func (s *Summary) MarshalJSON() ([]byte, error) {
 	p := &l.Packets
 	d := document{
 		Version: s.Version, Started: s.Started.UTC(), Ended: s.Ended.UTC(), Final: s.Final,
-		Headline: l.Headline(), Sums: s.Check(), BadReturns: l.BadReturns,
+		Headline: l.Headline(), SamplePercent: s.Sample, Sums: s.Check(), BadReturns: l.BadReturns,
 		Packets: packetsJSON{p.Captured, s.Kernel.Dropped, map[string]uint64{
 			"to_server": p.ToServer, "to_client": p.ToClient, "refused": p.Refused, "late": p.Late, "no_flow": p.NoFlow,
 			"unmapped": p.Unmapped, "not_tcp": p.NotTCP, "fragment": p.Fragment, "truncated": p.Truncated, "malformed": p.Malformed,

@@ -27,6 +27,7 @@ const (
 	SessionOver                    // its session with the target had ended before
 	Outside                        // farther from the flow's other bytes than any window
 	AfterEnd                       // came after its client had closed or reset
+	SampledOut                     // --sample has not chosen it
 	NumReasons       = iota
 )
 
@@ -65,6 +66,8 @@ func (r Reason) String() string {
 		return "outside"
 	case AfterEnd:
 		return "after_end"
+	case SampledOut:
+		return "sampled_out"
 	}
 	return fmt.Sprintf("reason_%d", uint8(r))
 }

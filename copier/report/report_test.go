@@ -39,6 +39,7 @@ func full() *Summary {
 		Version: "v1",
 		Started: time.Date(2026, 11, 23, 13, 0, 0, 0, time.UTC),
 		Ended:   time.Date(2026, 11, 23, 13, 1, 15, 0, time.UTC),
+		Sample:  25,
 		Kernel:  Kernel{Packets: 1_234_567, Dropped: 12},
 		Tunnel:  Tunnel{Up: true, Remote: "192.0.2.1:7443", Connects: 2, RTT: 10_123 * time.Microsecond, BytesSent: 60_000_000, BytesReturned: 7_000_000},
 	}
@@ -83,7 +84,7 @@ func TestGolden(t *testing.T) {
 		t.Fatal(err)
 	}
 	golden(t, "full.json", append(b, '\n'))
-	golden(t, "empty.txt", (&Summary{}).AppendText(nil))
+	golden(t, "empty.txt", (&Summary{Sample: 100}).AppendText(nil))
 	broken := full()
 	broken.Ledger.Sent.Delivered.Bytes--
 	golden(t, "broken.txt", broken.AppendText(nil))

@@ -12,6 +12,7 @@ type Summary struct {
 	Started time.Time
 	Ended   time.Time // of a status: now
 	Final   bool
+	Sample  float64 // percent of the connections that are copied
 	Kernel  Kernel
 	Tunnel  Tunnel
 	Ledger  Ledger
@@ -59,8 +60,8 @@ func (s *Summary) Check() []string {
 func (l *Ledger) Losses() []Loss {
 	var out []Loss
 	for r := Reason(1); r < NumReasons; r++ {
-		if r == NeverEstablished {
-			continue // the online server did not get it either
+		if r == NeverEstablished || r == SampledOut {
+			continue // the online server did not get it either, or it was not wanted
 		}
 		b, f := l.Client.Dropped[r].Bytes, l.Flows.Refused[r]+l.Flows.GivenUp[r]
 		if r == CaptureHole {
@@ -95,11 +96,11 @@ func (l *Ledger) Losses() []Loss {
 // Copied returns which part of what clients sent (each byte once, those that the
 // capture is known to have missed too) has been delivered to the target; what is
 // under way counts neither as copied nor as lost, and what the online server never
-// accepted not at all. ok is false as long as there is nothing to speak of.
+// accepted, or --sample did not choose, not at all. ok is false as long as there is nothing to speak of.
 func (l *Ledger) Copied() (delivered, of uint64, ok bool) {
 	c := &l.Client
 	of = c.Captured.Bytes + c.Missing - c.Retransmitted.Bytes - c.Duplicate.Bytes - c.Stored.Bytes - l.Sent.InFlight.Bytes -
-		c.Dropped[NeverEstablished].Bytes
+		c.Dropped[NeverEstablished].Bytes - c.Dropped[SampledOut].Bytes
 	return l.Sent.Delivered.Bytes, of, of > 0
 }
 
@@ -163,6 +164,7 @@ func (s *Summary) Attrs() []any {
 	l := &s.Ledger
 	attrs := []any{
 		"copied", l.Headline(),
+		"sample_percent", s.Sample,
 		"packets", l.Packets.Captured,
 		"kernel_dropped", s.Kernel.Dropped,
 		"flows_live", l.Flows.Live,

@@ -48,6 +48,9 @@ func (s *Summary) AppendText(b []byte) []byte {
 	p.title(l.Headline())
 	p.b = fmt.Appendf(p.b, "in %v, %s of the requests' bytes delivered to the target\n\n",
 		s.Ended.Sub(s.Started).Round(100*time.Millisecond), size(l.Sent.Delivered.Bytes))
+	if s.Sample < 100 {
+		p.b = fmt.Appendf(p.b, "sampled: %s of the connections; of the others, which the kernel's filter refuses, nothing is known\n\n", sampled(s.Sample))
+	}
 	s.packets(p)
 	l.flows(p)
 	l.client(p)
@@ -63,6 +66,9 @@ func (s *Summary) AppendText(b []byte) []byte {
 	}
 	return p.b
 }
+
+// sampled formats a percentage, 6 digits at most.
+func sampled(percent float64) string { return strconv.FormatFloat(percent, 'g', 6, 64) + " %" }
 
 func (s *Summary) packets(p *page) {
 	c := &s.Ledger.Packets

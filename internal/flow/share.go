@@ -39,8 +39,12 @@ func Split(i, n int) Share {
 	return Share{Key: splitKey, From: uint64(i) * hashes / uint64(n), To: uint64(i+1) * hashes / uint64(n)}
 }
 
-// Percent returns which part of all the share is, 0 to 100.
-func (s Share) Percent() float64 { return 100 * float64(s.To-s.From) / hashes }
+// Percent returns which part of all the share is, 0 to 100, to 7 digits behind the
+// point: more than the hash can tell.
+func (s Share) Percent() float64 {
+	const digits = 1e7
+	return math.Round(100*digits*float64(s.To-s.From)/hashes) / digits
+}
 
 // Takes reports whether the share holds the connection of a client.
 func (s Share) Takes(client *packet.Addr, port uint16) bool {

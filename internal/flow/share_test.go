@@ -104,6 +104,9 @@ func TestSampledGrows(t *testing.T) {
 			t.Errorf("%v %%: %d of 10000, %d of less", percent, n, before)
 		}
 		before = n
+		if got := flow.Sampled(percent).Percent(); got != percent {
+			t.Errorf("%v %% says that it is %v", percent, got)
+		}
 	}
 }
 

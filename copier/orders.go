@@ -1,0 +1,68 @@
+package copier
+
+import (
+	"slices"
+
+	"flowtwin/copier/report"
+	"flowtwin/internal/flow"
+)
+
+// orders are what a shard is told from outside while it runs. They are replaced
+// as a whole, never changed, and taken over between two blocks.
+type orders struct {
+	admit flow.Choice // of connections that begin from now on
+	adopt flow.Choice // of those found open
+	need  chan<- uint64
+}
+
+// tell gives the shard other orders. Any goroutine.
+func (s *shard) tell(o *orders) {
+	s.told.Store(o)
+	s.ring.Wake()
+}
+
+// obey takes over orders.
+func (s *shard) obey(o *orders) {
+	before := s.orders
+	s.orders = o
+	if !slices.Equal(o.adopt, before.adopt) {
+		s.forgo()
+	}
+	if o.need != nil {
+		o.need <- s.needs()
+	}
+}
+
+// forgo refuses observed connections that are not to be adopted any more.
+func (s *shard) forgo() {
+	for slot, r := range s.table.All() {
+		if t := s.table.Tuple(slot); r.state == stateObserved && !s.orders.adopt.Takes(&t.Client, t.ClientPort) {
+			s.refuse(slot, r, report.SampledOut)
+		}
+	}
+}
+
+// unwanted returns why a connection that begins with s.tuple is not to be copied,
+// or None.
+func (s *shard) unwanted() report.Reason {
+	switch {
+	case s.phase != phaseRunning:
+		return report.Draining
+	case !s.orders.admit.Takes(&s.tuple.Client, s.tuple.ClientPort):
+		return report.SampledOut
+	}
+	return report.None
+}
+
+// needs returns how much of all connections the filter must take for the shard to
+// lose none that it follows: [flow.Share.To] of a sample.
+func (s *shard) needs() (to uint64) {
+	share := flow.Sampled(100)
+	for slot, r := range s.table.All() {
+		if r.state.follows() {
+			t := s.table.Tuple(slot)
+			to = max(to, uint64(share.Hash(&t.Client, t.ClientPort))+1)
+		}
+	}
+	return to
+}
