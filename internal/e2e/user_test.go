@@ -26,6 +26,12 @@ type user struct {
 	sent *atomic.Int64
 }
 
+func newUser(conn net.Conn) *user {
+	u := &user{br: bufio.NewReader(conn), sent: new(atomic.Int64)}
+	u.TCPConn, _ = conn.(*net.TCPConn)
+	return u
+}
+
 // Write counts what it writes.
 func (u *user) Write(p []byte) (int, error) {
 	n, err := u.TCPConn.Write(p)
@@ -47,8 +53,8 @@ func (s *scene) users(n int, d *traffic.Dialer, do func(i int, u *user) error) t
 			}
 			defer func() { _ = conn.Close() }()
 			_ = conn.SetDeadline(time.Now().Add(patience))
-			u := &user{br: bufio.NewReader(conn), sent: &sent}
-			u.TCPConn, _ = conn.(*net.TCPConn)
+			u := newUser(conn)
+			u.sent = &sent
 			if err := do(i, u); err != nil {
 				s.t.Errorf("client %d: %v", i, err)
 			}

@@ -10,10 +10,11 @@ import (
 // have to balance. It is read by the file's own names: what users' programs would
 // meet.
 type Report struct {
-	Final     bool     `json:"final"`
-	Headline  string   `json:"headline"`
-	SumsWrong []string `json:"sums_wrong"`
-	Packets   struct {
+	Final         bool     `json:"final"`
+	Headline      string   `json:"headline"`
+	SamplePercent float64  `json:"sample_percent"`
+	SumsWrong     []string `json:"sums_wrong"`
+	Packets       struct {
 		Captured      uint64            `json:"captured"`
 		KernelDropped uint64            `json:"kernel_dropped"`
 		By            map[string]uint64 `json:"by"`
