@@ -76,6 +76,13 @@ func (s *fakeSet) percent() float64 {
 	return s.choice[0].Percent()
 }
 
+// changes returns how often it got another one.
+func (s *fakeSet) changes() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.times
+}
+
 // syncBuffer is a bytes.Buffer for several goroutines.
 type syncBuffer struct {
 	mu sync.Mutex

@@ -140,9 +140,9 @@ func TestRamp(t *testing.T) {
 		}
 		r.capture(later[1].handshake()...)
 		r.capture(later[1].data("all"), later[0].answer(5), later[0].ack(), later[0].data("again"))
-		times := r.set.times
+		times := r.set.changes()
 		elapse(time.Hour)
-		if r.set.times != times {
+		if r.set.changes() != times {
 			t.Error("the filter is changed after the ramp")
 		}
 		if err := stop(); err != nil {
@@ -169,7 +169,7 @@ func TestFilterNarrows(t *testing.T) {
 		if err := r.sample(10); err != nil {
 			t.Fatal(err)
 		}
-		if got := r.set.times; got != 0 {
+		if got := r.set.changes(); got != 0 {
 			t.Errorf("the filter changes while connections need it, %d times", got)
 		}
 		elapse(2 * localEvery)
