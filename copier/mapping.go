@@ -1,6 +1,8 @@
 package copier
 
 import (
+	"fmt"
+	"net"
 	"net/netip"
 	"sync/atomic"
 
@@ -31,13 +33,22 @@ func newMapping(maps []tunnel.Map) *mapping {
 	return m
 }
 
-// refresh takes over the host's addresses.
-func (m *mapping) refresh(addrs []netip.Addr) {
+// refresh asks the system for the host's addresses.
+func (m *mapping) refresh() error {
+	addrs, err := net.InterfaceAddrs()
+	if err != nil {
+		return fmt.Errorf("local addresses: %w", err)
+	}
 	local := make(map[packet.Addr]bool, len(addrs))
 	for _, a := range addrs {
-		local[packet.AddrFrom(a)] = true
+		if n, ok := a.(*net.IPNet); ok {
+			if ip, ok := netip.AddrFromSlice(n.IP); ok {
+				local[packet.AddrFrom(ip)] = true
+			}
+		}
 	}
 	m.local.Store(&local)
+	return nil
 }
 
 // find returns the index of the map for a server's address. The filter lets the

@@ -3,7 +3,6 @@ package copier
 import (
 	"context"
 	"fmt"
-	"net/netip"
 	"sync"
 	"time"
 
@@ -20,7 +19,6 @@ const (
 
 // selector is what a copier needs of [capture.Set].
 type selector interface {
-	Addrs() []netip.Addr
 	Select(matches []capture.Match, choice flow.Choice) error
 }
 

@@ -44,7 +44,9 @@ func (c *copier) report(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case <-local.C:
-			c.maps.refresh(c.set.Addrs())
+			if err := c.maps.refresh(); err != nil {
+				c.cfg.Log.Warn("addresses of this host are not known", "err", err)
+			}
 			c.tellTLS(told)
 			c.narrow(ctx)
 			continue

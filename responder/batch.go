@@ -26,6 +26,7 @@ type batch struct {
 // An item is a frame; its body is data[at:at+len].
 type item struct {
 	session *session
+	fan     *fan // instead of a session
 	at, len int
 	kind    frame.Type
 }
@@ -43,6 +44,19 @@ func (h *host) newBatch(st *strand) *batch {
 func (b *batch) add(t frame.Type, s *session, body []byte) {
 	b.items = append(b.items, item{session: s, at: len(b.data), len: len(body), kind: t})
 	b.data = append(b.data, body...)
+}
+
+// again appends the last frame once more, for the copies of its flow.
+func (b *batch) again(f *fan) {
+	it := b.items[len(b.items)-1]
+	it.session, it.fan = nil, f
+	b.items = append(b.items, it)
+}
+
+// addFan appends a frame for copies, copying its body.
+func (b *batch) addFan(t frame.Type, f *fan, body []byte) {
+	b.add(t, nil, body)
+	b.items[len(b.items)-1].fan = f
 }
 
 // release empties b and lets it be used again.

@@ -29,6 +29,7 @@ type Book struct {
 	HeadersReturned     uint64
 	HeadersDropped      uint64
 	Queued              int // bytes that wait for targets
+	Copies              CopyBook
 }
 
 // Hows counts sessions by frame.CloseHow.
@@ -76,6 +77,7 @@ func (b *Book) add(o *Book) {
 	b.HeadersReturned += o.HeadersReturned
 	b.HeadersDropped += o.HeadersDropped
 	b.Queued += o.Queued
+	b.Copies.add(&o.Copies)
 }
 
 // A Summary is all that the status shows.
@@ -114,7 +116,7 @@ func (s *Summary) check() (wrong []string) {
 	if s.Opened != closed {
 		wrong = append(wrong, fmt.Sprintf("sessions: %d opened are not %d closed", s.Opened, closed))
 	}
-	return wrong
+	return append(wrong, s.Copies.check()...)
 }
 
 // attrs returns the status as the attributes of a log line, as few as say how it
@@ -134,6 +136,9 @@ func (s *Summary) attrs() []any {
 				a = append(a, slog.Uint64(how.String(), n))
 			}
 		}
+	}
+	if c := &s.Copies; c.Opened > 0 {
+		a = append(a, slog.Uint64("copies", c.Opened), slog.Uint64("copies_open", c.Open), slog.Uint64("copies_established", c.Established))
 	}
 	a = append(a, slog.Uint64("delivered_bytes", s.Delivered), slog.Uint64("answer_bytes", s.Absorbed))
 	for _, c := range []struct {
@@ -179,6 +184,16 @@ func (s *Summary) write(w io.Writer) error {
 	}
 	p("turns      %d, of which %d released by the settle time, %d by max-hold\n", s.Turns, s.Settled, s.HeldMax)
 	p("headers    %d returned, %d dropped\n", s.HeadersReturned, s.HeadersDropped)
+	if c := &s.Copies; c.Opened > 0 {
+		p("copies     %d opened, %d established\n", c.Opened, c.Established)
+		for i, n := range c.Closed {
+			if n > 0 {
+				p("  closed   %d %s\n", n, frame.CloseHow(i))
+			}
+		}
+		p("  given    %d bytes in %d segments\n", c.GivenBytes, c.GivenSegments)
+		p("  bytes    %d delivered, %d dropped, %d of answers absorbed\n", c.DeliveredBytes, c.DroppedBytes, c.AnswerBytes)
+	}
 	if len(s.Sums) == 0 {
 		p("sums       ok\n")
 	}

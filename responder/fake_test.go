@@ -40,14 +40,23 @@ func newFakeNet(shards int, tg target) *fakeNet {
 	return n
 }
 
-func (n *fakeNet) Acquire(client netip.AddrPort, _ bool) (netstack.Lease, error) {
+func (n *fakeNet) AcquireCopy(client netip.AddrPort, number int, _ bool) (netstack.Lease, error) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	if n.exhausted {
 		return netstack.Lease{}, netstack.ErrNoTuple
 	}
 	n.leased++
+	client = copyOf(client, number)
 	return netstack.Lease{Client: client, Shard: int(client.Port()) % len(n.stacks)}, nil
+}
+
+// copyOf returns the outward address of a copy.
+func copyOf(client netip.AddrPort, number int) netip.AddrPort {
+	if number == 0 {
+		return client
+	}
+	return netip.AddrPortFrom(netip.AddrFrom4([4]byte{10, 200, byte(number >> 8), byte(number)}), client.Port())
 }
 
 func (n *fakeNet) Release(netstack.Lease)           { n.mu.Lock(); n.leased--; n.mu.Unlock() }

@@ -9,7 +9,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"flowtwin/netstack"
 	"flowtwin/tunnel/frame"
 )
 
@@ -45,9 +44,10 @@ type lane struct {
 	flows   []*session // by number, the last one that had it
 	pending []*batch   // by shard
 
-	mu    sync.Mutex
-	moved traffic
-	lag   lag
+	mu     sync.Mutex
+	moved  traffic
+	lag    lag
+	copies CopyBook
 }
 
 // host is what lanes share: the way to sessions.
@@ -165,7 +165,15 @@ func (l *lane) sort(frames []byte) error {
 			stray.add(carried)
 			continue
 		}
-		l.batch(s.lease.Shard).add(t, s, body)
+		b := l.batch(s.lease.Shard)
+		b.add(t, s, body)
+		for _, f := range s.fans {
+			if f.shard == s.lease.Shard {
+				b.again(f)
+			} else {
+				l.batch(f.shard).addFan(t, f, body)
+			}
+		}
 	}
 	return nil
 }
@@ -179,53 +187,6 @@ func (l *lane) find(flow uint32) *session {
 		return nil
 	}
 	return s
-}
-
-// admit makes the session of a flow. One that cannot be admitted is made all the
-// same, since its bytes must be counted: its worker will not dial.
-func (l *lane) admit(flow uint32, body []byte) (*session, error) {
-	o, ok := frame.ParseOpen(body)
-	switch {
-	case !ok:
-		return nil, fmt.Errorf("%w: malformed open", errProtocol)
-	case flow >= maxFlows:
-		return nil, fmt.Errorf("%w: flow %d is over the limit of %d", errProtocol, flow, maxFlows)
-	case int(o.Map) >= len(l.targets):
-		return nil, fmt.Errorf("%w: flow of map %d, there are %d", errProtocol, o.Map, len(l.targets))
-	case l.find(flow) != nil:
-		return nil, fmt.Errorf("%w: flow %d is open", errProtocol, flow)
-	}
-	s := &session{flow: flow, target: l.targets[o.Map], watch: l.watches[o.Map], baseSeen: o.BaseSeen}
-	l.lease(s, &o)
-	s.strand = l.strands[s.lease.Shard]
-	for int(flow) >= len(l.flows) {
-		l.flows = append(l.flows, nil)
-	}
-	l.flows[flow] = s
-	l.sessions.Add(1)
-	return s, nil
-}
-
-// lease finds an outward address for s, or says why it gets none.
-func (l *lane) lease(s *session, o *frame.Open) {
-	h := l.host
-	switch {
-	case h.draining.Load():
-		s.refused = frame.ClosedDrain
-	case h.open.Load() >= h.most: // other lanes' readers may pass it by one each
-		s.refused = frame.ClosedRejected
-	default:
-		client := netip.AddrPortFrom(o.Key.Client.Netip(), o.Key.ClientPort)
-		lease, err := h.net.Acquire(client, s.target.Addr().Is6())
-		if err == nil {
-			s.lease = lease
-			s.admitted = true
-			h.open.Add(1)
-			return
-		}
-		s.refused = frame.ClosedNoTuple
-	}
-	s.lease = netstack.Lease{Shard: int(s.flow) % len(h.workers)}
 }
 
 // batch returns the batch that is being filled for a shard.
@@ -255,6 +216,12 @@ func (l *lane) send(w what) {
 // strandEnded is called by a worker when its part of the lane is over.
 func (l *lane) strandEnded() {
 	if l.left.Add(-1) == 0 {
+		l.mu.Lock()
+		c := l.copies
+		l.mu.Unlock()
+		if c.Opened > 0 {
+			l.io.Return(frame.AppendCopies(nil, c.frame()), true, false)
+		}
 		l.io.Return(frame.AppendEmpty(nil, frame.TypeReturnBye, 0), true, true)
 		close(l.done)
 	}
@@ -271,6 +238,10 @@ func (l *lane) progress(now time.Time) {
 		p.LagP50, p.LagP99, p.LagMax = l.lag.quantile(0.5), l.lag.quantile(0.99), l.lag.hi
 	}
 	l.lag.reset()
+	b := frame.AppendProgress(nil, &p)
+	if l.copies.Opened > 0 {
+		b = frame.AppendCopies(b, l.copies.frame())
+	}
 	l.mu.Unlock()
-	l.io.Return(frame.AppendProgress(nil, &p), false, false)
+	l.io.Return(b, false, false)
 }

@@ -30,18 +30,29 @@ func (w *worker) flush() {
 
 // settle returns the accounts of a strand, and ends it when nothing is to come.
 func (w *worker) settle(st *strand) {
+	last := false // of the copies: a copier that leaves waits for the news
 	for i, s := range st.ended {
-		st.must = frame.AppendClosed(st.must, s.flow, &s.acct)
-		w.book.close(&s.acct)
 		st.ended[i] = nil
-		// The copier may use the number again when it has the account.
-		s.strand.lane.sessions.Add(-1)
+		if s.number == 0 {
+			st.must = frame.AppendClosed(st.must, s.flow, &s.acct)
+			w.book.close(&s.acct)
+			// The copier may use the number again when it has the account.
+			s.strand.lane.sessions.Add(-1)
+		} else {
+			st.copies.close(&s.acct)
+			if st.openCopies--; st.openCopies == 0 {
+				last = true
+			}
+		}
 		if s.admitted {
 			w.open.Add(-1)
 		}
 		s.over.Store(true)
 	}
 	st.ended = st.ended[:0]
+	if last {
+		w.report(st)
+	}
 	if len(st.must) > 0 && !st.gone {
 		st.lane.io.Return(st.must, true, st.said)
 	}
@@ -81,12 +92,15 @@ func (w *worker) tick() {
 func (w *worker) report(st *strand) {
 	w.book.Delivered += st.moved.delivered
 	w.book.Absorbed += st.moved.absorbed
+	w.book.Copies.add(&st.copies)
 	l := st.lane
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.moved.delivered += st.moved.delivered
 	l.moved.absorbed += st.moved.absorbed
 	st.moved = traffic{}
+	l.copies.add(&st.copies)
+	st.copies = CopyBook{}
 	st.lag.moveTo(&l.lag)
 }
 

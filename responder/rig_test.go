@@ -30,6 +30,7 @@ type rig struct {
 	estab  int
 	moved  frame.Moved
 	said   bool // ReturnBye... of lane 0
+	copies frame.Copies
 }
 
 // newRig's copier has one map, or one for each of the targets.
@@ -117,13 +118,16 @@ func client(flow uint32) netip.AddrPort {
 
 func (r *rig) open(f uint32) { r.t.Helper(); r.openMap(f, 0) }
 
-func (r *rig) openMap(f uint32, m uint16) {
+func (r *rig) openMap(f uint32, m uint16) { r.t.Helper(); r.openAs(f, frame.Open{Map: m}) }
+
+// openAs opens a flow with the options of o.
+func (r *rig) openAs(f uint32, o frame.Open) {
 	r.t.Helper()
 	c := client(f)
-	o := &frame.Open{Map: m, Key: flow.Key{Tuple: flow.Tuple{
+	o.Key = flow.Key{Tuple: flow.Tuple{
 		Client: packet.AddrFrom(c.Addr()), ClientPort: c.Port(), ServerPort: 80,
-	}}}
-	if !r.lane().Open(f, o) {
+	}}
+	if !r.lane().Open(f, &o) {
 		r.t.Fatal("lane takes no Open")
 	}
 }
@@ -172,6 +176,8 @@ func (r *rig) read() {
 			m, _ := frame.ParseMoved(body)
 			r.moved.Segments += m.Segments
 			r.moved.Bytes += m.Bytes
+		case frame.TypeCopies:
+			r.copies, _ = frame.ParseCopies(body)
 		case frame.TypeReturnBye:
 			r.said = true
 		default:

@@ -3,6 +3,7 @@ package responder
 import (
 	"net/netip"
 	"sync/atomic"
+	"time"
 
 	"flowtwin/netstack"
 	"flowtwin/responder/replay"
@@ -16,6 +17,11 @@ type session struct {
 
 	strand *strand
 	flow   uint32
+	number int // 0: the flow's own session, else one of its copies
+
+	// Copies; set by the reader in the flow's own session.
+	fans    []*fan
+	forgone int // how many were refused: with the flow, or for want of an address
 
 	// How it is to begin; set by the reader.
 	lease    netstack.Lease
@@ -24,8 +30,10 @@ type session struct {
 	baseSeen uint64
 	refused  frame.CloseHow // 0: dial
 	admitted bool           // holds one of the responder's places
+	late     time.Duration  // a copy's delay
 
 	conn       conn
+	dialled    bool // the lease is the conn's
 	acct       frame.Closed
 	moved      frame.Moved // what its strand has been told of
 	prev, next *session    // of the strand
@@ -43,18 +51,20 @@ type strand struct {
 	lane *lane
 
 	// Of the worker.
-	first   *session
-	live    int
-	lag     lag
-	moved   traffic
-	news    frame.Moved // since the last Moved frame
-	told    int64       // when that was
-	must    []byte      // Established and Closed frames of this round
-	ended   []*session  // whose Closed is to be written at the end of this round
-	touched bool        // in the worker's list
-	said    bool        // that the copier has said Bye
-	gone    bool        // the connection broke: nothing is returned any more
-	done    bool        // said or gone, and no session is left
+	first      *session
+	live       int
+	lag        lag
+	moved      traffic
+	copies     CopyBook // since the last report
+	openCopies int
+	news       frame.Moved // since the last Moved frame
+	told       int64       // when that was
+	must       []byte      // Established and Closed frames of this round
+	ended      []*session  // whose Closed is to be written at the end of this round
+	touched    bool        // in the worker's list
+	said       bool        // that the copier has said Bye
+	gone       bool        // the connection broke: nothing is returned any more
+	done       bool        // said or gone, and no session is left
 
 	// Guarded by the worker's taps.
 	headers []byte

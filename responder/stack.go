@@ -9,7 +9,7 @@ import (
 
 // A network is what the responder needs of netstack.Net.
 type network interface {
-	Acquire(client netip.AddrPort, v6 bool) (netstack.Lease, error)
+	AcquireCopy(client netip.AddrPort, number int, v6 bool) (netstack.Lease, error)
 	Release(l netstack.Lease)
 	CheckTarget(target netip.AddrPort) error
 	Shards() int

@@ -63,6 +63,9 @@ func (t *taps) leaveLocked(s *session) {
 
 // tap takes the headers of one packet; it is the stack's netstack.Tap.
 func (t *taps) tap(user uint64, time int64, headers []byte, _ int) {
+	if user == 0 {
+		return // a copy's: they are not returned
+	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	i := uint32(user)

@@ -106,6 +106,7 @@ more:
 	}
 	clear(w.ready)
 	w.replay.Expire(w.now)
+	w.replay.Feed(w.now)
 	w.flush()
 }
 
@@ -114,10 +115,14 @@ func (w *worker) take(b *batch) {
 	st := b.strand
 	var stray count
 	for _, it := range b.items {
+		if it.fan != nil {
+			w.spread(it.fan, it.kind, b.data[it.at:it.at+it.len])
+			continue
+		}
 		s := it.session
 		switch it.kind {
 		case frame.TypeOpen:
-			w.start(s, b.host)
+			w.start(s)
 		case frame.TypeData:
 			d, ok := frame.ParseData(b.data[it.at : it.at+it.len])
 			switch {
@@ -163,22 +168,32 @@ func (w *worker) take(b *batch) {
 }
 
 // start begins a session.
-func (w *worker) start(s *session, h *host) {
+func (w *worker) start(s *session) {
 	st := s.strand
 	s.Owner = s
 	st.link(s)
 	w.strands[st] = struct{}{}
 	w.book.Opened++
+	if s.forgone > 0 {
+		w.forgo(s)
+	}
+	w.dial(s)
+}
+
+// dial begins the session's connection, or refuses it.
+func (w *worker) dial(s *session) {
 	if w.drained {
-		if s.refused == 0 {
-			h.net.Release(s.lease)
-		}
 		w.replay.Refuse(&s.Session, frame.ClosedDrain)
 		s.Cut(frame.ClosedDrain, w.now) // nobody waits for its client's end
 		return
 	}
 	if s.refused == 0 {
-		c, err := w.stack.Dial(s.lease, s.target, w.taps.enter(s), s)
+		var user uint64 // a copy has none: nothing of its target is returned
+		if s.number == 0 {
+			user = w.taps.enter(s)
+		}
+		c, err := w.stack.Dial(s.lease, s.target, user, s)
+		s.dialled = true
 		if err == nil {
 			s.conn = c
 			w.replay.Start(&s.Session, c, s.baseSeen, w.now)
@@ -221,6 +236,10 @@ func (w *worker) touch(st *strand) {
 // Established implements replay.Listener.
 func (w *worker) Established(rs *replay.Session, now int64) {
 	s := sessionOf(rs)
+	if s.number > 0 {
+		s.strand.copies.Established++
+		return
+	}
 	w.book.Established++
 	s.strand.must = frame.AppendEstablished(s.strand.must, s.flow, &frame.Established{
 		Time: now + w.wall, Connect: uint32(s.conn.Connect().Microseconds()), Client: s.lease.Client,
@@ -231,6 +250,9 @@ func (w *worker) Established(rs *replay.Session, now int64) {
 // Wrote implements replay.Listener.
 func (w *worker) Wrote(rs *replay.Session, captured, now int64) {
 	s := sessionOf(rs)
+	if s.number > 0 {
+		return // copies are counted when they end
+	}
 	s.strand.lag.add(now+w.wall-captured, 1)
 	w.moved(s, frame.Moved{Segments: 1})
 }
@@ -238,6 +260,9 @@ func (w *worker) Wrote(rs *replay.Session, captured, now int64) {
 // Moved implements replay.Listener.
 func (w *worker) Moved(rs *replay.Session, delivered, absorbed uint64) {
 	s := sessionOf(rs)
+	if s.number > 0 {
+		return
+	}
 	s.strand.moved.delivered += delivered
 	s.strand.moved.absorbed += absorbed
 	if delivered > 0 {
@@ -264,12 +289,17 @@ func (w *worker) moved(s *session, m frame.Moved) {
 func (w *worker) Closed(rs *replay.Session, c frame.Closed, _ int64) {
 	s := sessionOf(rs)
 	s.acct = c
-	w.moved(s, frame.Moved{
-		Segments: c.DeliveredSegments + c.DroppedSegments - s.moved.Segments,
-		Bytes:    c.DeliveredBytes + c.DroppedBytes - s.moved.Bytes,
-	})
-	w.book.Settled += rs.Settled()
+	if s.number == 0 {
+		w.moved(s, frame.Moved{
+			Segments: c.DeliveredSegments + c.DroppedSegments - s.moved.Segments,
+			Bytes:    c.DeliveredBytes + c.DroppedBytes - s.moved.Bytes,
+		})
+		w.book.Settled += rs.Settled()
+	}
 	s.conn = nil
+	if s.admitted && !s.dialled {
+		s.strand.lane.host.net.Release(s.lease)
+	}
 	s.strand.unlink(s)
 	s.strand.ended = append(s.strand.ended, s)
 	w.touch(s.strand)

@@ -65,7 +65,11 @@ func TestTaggedPackets(t *testing.T) {
 // address here that its packets could have.
 func (s *scene) copyOnce() {
 	s.t.Helper()
-	s.forget("online")
+	_, err := s.watches["online"].Close()
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	delete(s.watches, "online")
 	online, target := s.serve(port, port)
 	copier, responder := s.copies(httpMap)
 	stats := mixed(s, s.dialer(port))

@@ -232,6 +232,9 @@ func (s *Session) howFailed() frame.CloseHow {
 // account writes the account.
 func (s *Session) account(now int64) {
 	s.shard.timers.remove(s)
+	if s.copied != nil {
+		s.leave()
+	}
 	how := s.how
 	if s.end == endAborted && (how == frame.ClosedBoth || how == frame.ClosedTargetFirst || how == frame.ClosedTimeout) {
 		how = frame.ClosedAborted
@@ -251,6 +254,10 @@ func (s *Session) account(now int64) {
 // tick is called when the session's timer is due. The time may have moved on
 // since it was set: then it is only set again.
 func (s *Session) tick(now int64) {
+	if k := s.copied; k != nil && k.feedAt != 0 && now >= k.feedAt {
+		k.feedAt = 0
+		s.shard.ripen(s)
+	}
 	if s.abortBy != 0 && now >= s.abortBy {
 		s.Cut(frame.ClosedAborted, now)
 		return
@@ -291,6 +298,9 @@ func (s *Session) arm(now int64) {
 	at := s.deadline(now)
 	if s.abortBy != 0 && (at == 0 || s.abortBy < at) {
 		at = s.abortBy
+	}
+	if k := s.copied; k != nil && k.feedAt != 0 && (at == 0 || k.feedAt < at) {
+		at = k.feedAt
 	}
 	if at != 0 && (s.place == notArmed || at < s.armed) {
 		s.shard.timers.set(s, at)

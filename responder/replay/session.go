@@ -45,6 +45,8 @@ type Session struct {
 	armed    int64 // when its timer is due
 	place    int   // in the shard's timers, notArmed
 	opened   bool  // the listener knows that the connection was established
+
+	copied *copied // nil: the flow's own session
 }
 
 // clientEnd says how the client's side ended.
@@ -170,6 +172,10 @@ func (s *Session) Abort(now int64) {
 // Hurry tells the session that its copier waits for the account and that nothing
 // more will come.
 func (s *Session) Hurry(now int64) {
+	if s.copied != nil {
+		s.hurry(now)
+		return
+	}
 	if s.end == endNone {
 		s.Abort(now)
 		return
@@ -203,6 +209,9 @@ func (s *Session) ended(end clientEnd, seen uint64, now int64) {
 
 // Cut ends the session now.
 func (s *Session) Cut(how frame.CloseHow, now int64) {
+	if s.copied != nil && !s.copied.begun {
+		s.forgo(how)
+	}
 	if s.conn != nil {
 		s.how = how
 	}
@@ -299,6 +308,10 @@ func (s *Session) dispatch(e event, now int64) {
 		var a action
 		s.state, a = transition(s.state, e)
 		e = s.do(a, e, now)
+	}
+	if s.copied != nil && s.copied.hungry && s.wants() {
+		s.copied.hungry = false
+		s.shard.ripen(s)
 	}
 	s.arm(now)
 }

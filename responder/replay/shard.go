@@ -93,6 +93,7 @@ type Shard struct {
 	listener Listener
 	pool     pool
 	timers   timers
+	ripe     []*Session // copies that Feed looks at
 }
 
 // NewShard returns a shard whose sessions report to l.
@@ -107,7 +108,7 @@ func NewShard(cfg Config, l Listener) *Shard {
 // client had seen of the online answers before its first segment.
 func (sh *Shard) Start(s *Session, conn Conn, baseSeen uint64, now int64) {
 	*s = Session{
-		Owner: s.Owner, shard: sh, conn: conn, place: notArmed, lastSeen: baseSeen, progress: now,
+		Owner: s.Owner, shard: sh, conn: conn, copied: s.copied, place: notArmed, lastSeen: baseSeen, progress: now,
 		gate: gate{off: sh.cfg.GateOff, seen: baseSeen},
 	}
 }
@@ -115,7 +116,7 @@ func (sh *Shard) Start(s *Session, conn Conn, baseSeen uint64, now int64) {
 // Refuse begins s without a connection: what the client sends is counted as
 // dropped until it ends, and its account says how.
 func (sh *Shard) Refuse(s *Session, how frame.CloseHow) {
-	*s = Session{Owner: s.Owner, shard: sh, place: notArmed, state: discarding, how: how}
+	*s = Session{Owner: s.Owner, shard: sh, copied: s.copied, place: notArmed, state: discarding, how: how}
 }
 
 // NextTimer returns when Expire wants to be called, 0 for never.
