@@ -20,6 +20,7 @@ type Config struct {
 	Invite      tunnel.Invite
 	Server      string        // host[:port] instead of the invite's addresses, "" none
 	Interfaces  []string      // empty: all that are up
+	NetNS       string        // where to capture: a network namespace's file or a process in it, "" here
 	Shards      int           // 0: one for every 4 CPUs, 1 to 4
 	Connections int           // QUIC connections, 0: 1
 	Sample      float64       // percent of the connections that are copied; 0: 100
@@ -122,6 +123,7 @@ const retire = 3 * time.Millisecond
 func (cfg *Config) capture() capture.Config {
 	c := capture.Config{
 		Interfaces: cfg.Interfaces,
+		NetNS:      cfg.NetNS,
 		Rings:      cfg.Shards,
 		RingBytes:  ringBytes,
 		Retire:     retire,

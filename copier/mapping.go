@@ -1,8 +1,6 @@
 package copier
 
 import (
-	"fmt"
-	"net"
 	"net/netip"
 	"sync/atomic"
 
@@ -33,22 +31,13 @@ func newMapping(maps []tunnel.Map) *mapping {
 	return m
 }
 
-// refresh asks the system for the host's addresses.
-func (m *mapping) refresh() error {
-	addrs, err := net.InterfaceAddrs()
-	if err != nil {
-		return fmt.Errorf("local addresses: %w", err)
-	}
+// refresh takes over the host's addresses.
+func (m *mapping) refresh(addrs []netip.Addr) {
 	local := make(map[packet.Addr]bool, len(addrs))
 	for _, a := range addrs {
-		if n, ok := a.(*net.IPNet); ok {
-			if ip, ok := netip.AddrFromSlice(n.IP); ok {
-				local[packet.AddrFrom(ip)] = true
-			}
-		}
+		local[packet.AddrFrom(a)] = true
 	}
 	m.local.Store(&local)
-	return nil
 }
 
 // find returns the index of the map for a server's address. The filter lets the

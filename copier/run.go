@@ -30,10 +30,6 @@ func Run(ctx context.Context, cfg Config) (err error) {
 	if cfg, err = cfg.populate(); err != nil {
 		return err
 	}
-	maps := newMapping(cfg.Maps)
-	if err := maps.refresh(); err != nil {
-		return err
-	}
 	client, err := tunnel.NewClient(cfg.tunnel())
 	if err != nil {
 		return err
@@ -46,6 +42,8 @@ func Run(ctx context.Context, cfg Config) (err error) {
 	}
 	defer func() { err = errors.Join(err, set.Close()) }()
 
+	maps := newMapping(cfg.Maps)
+	maps.refresh(set.Addrs())
 	c := &copier{cfg: cfg, maps: maps, set: set, sampling: newSampling(cfg.first()), tunnel: client, started: time.Now()}
 	offset := func() time.Duration { return client.Stats().ClockOffset }
 	for i := range cfg.Shards {

@@ -55,6 +55,8 @@ type fakeSet struct {
 	err     error
 }
 
+func (s *fakeSet) Addrs() []netip.Addr { return nil }
+
 func (s *fakeSet) Select(matches []capture.Match, choice flow.Choice) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()

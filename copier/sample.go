@@ -3,6 +3,7 @@ package copier
 import (
 	"context"
 	"fmt"
+	"net/netip"
 	"sync"
 	"time"
 
@@ -19,6 +20,7 @@ const (
 
 // selector is what a copier needs of [capture.Set].
 type selector interface {
+	Addrs() []netip.Addr
 	Select(matches []capture.Match, choice flow.Choice) error
 }
 

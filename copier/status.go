@@ -44,9 +44,7 @@ func (c *copier) report(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case <-local.C:
-			if err := c.maps.refresh(); err != nil {
-				c.cfg.Log.Warn("addresses of this host are not known", "err", err)
-			}
+			c.maps.refresh(c.set.Addrs())
 			c.tellTLS(told)
 			c.narrow(ctx)
 			continue

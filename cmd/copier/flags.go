@@ -56,6 +56,7 @@ func (r *raw) flags() *pflag.FlagSet {
 	fs.StringVarP(&r.server, "server", "s", "", "reach the responder at `host[:port]` instead of the invite's address; or the invite itself")
 	fs.StringVar(&r.inviteFile, "invite-file", "", "`FILE` with the responder's invite (otherwise from $"+inviteEnv+")")
 	fs.StringSliceVar(&c.Interfaces, "interface", nil, "capture on `IFACE[,...]` (default: all that are up)")
+	fs.StringVar(&c.NetNS, "netns", "", "capture inside the network namespace `PATH|PID`: its file, or a process in it, such as a container's")
 	fs.IntVar(&c.Shards, "shards", 0, "capture rings and lanes, `N` (default: one for every 4 CPUs, 1 to 4)")
 	fs.IntVar(&c.Connections, "connections", 1, "QUIC connections, `N`, that the lanes are spread over; for long paths that lose packets")
 	fs.Float64VarP(&c.Sample, "sample", "r", 100, "copy `PERCENT` of the connections, 0.01 to 100: always the same ones, by a hash of client and port")
@@ -88,6 +89,8 @@ Examples:
       one of this host's addresses only, on one interface
   copier -x 80-10.1.0.9:80 --invite-file invite -r 25 --ramp 10m
       a quarter of the connections, reached in ten minutes
+  copier -x 80-10.1.0.9:80 --netns 4711 --invite-file invite
+      port 80 of the container that process 4711 is in
   copier -x 6379-redis-copy:6379 --invite-file invite -d -l /var/log/copier.log -P /run/copier.pid
       in the background
 

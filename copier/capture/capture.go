@@ -3,8 +3,9 @@
 //
 // A filter in the kernel picks the packets of the servers asked for: those to a
 // server are captured whole, those from it are cut to their headers. Of every
-// packet it takes one copy, however often the kernel taps it on the host itself:
-// on the way in for packets to the server, on the way out for packets from it.
+// packet of a server on this host it takes one copy, however often the kernel taps
+// it: on the way in for packets to the server, on the way out for packets from it.
+// Packets of a server elsewhere are taken wherever they pass, on each interface.
 //
 // A [Ring] is read by one goroutine without copy, lock or allocation per packet:
 // it is lent one block of packets at a time. When it is slow the ring fills and
@@ -26,16 +27,24 @@ import (
 // A Match selects the packets of one server address: to it whole, from it cut to
 // the headers.
 type Match struct {
-	Addr netip.Addr // zero: any for which the packet is directed to this host
+	// Addr zero is any address, of packets that are directed to this host. One that
+	// is not this host's is a server whose packets only pass: one in a container, or
+	// one behind a mirror port, whose interface has to be named.
+	Addr netip.Addr
 	Port uint16
 }
 
 // Config configures [Open]. The zero value of every field but Matches is usable.
 type Config struct {
+	// NetNS is where to capture: the file of a network namespace, or the number of a
+	// process in it; "" is the caller's.
+	NetNS string
 	// Interfaces are names. One that is removed and made again later is followed.
 	// Without a name it is all that are up, now and later, but FlowTwin's own TUN
 	// devices, and what is seen again at a device on top: ports of bridges and
-	// bonds, and frames with a VLAN tag.
+	// bonds, and frames with a VLAN tag. Named ones take others' frames, too
+	// (promiscuous mode, for as long as the set is open), when a match is not of
+	// this host.
 	Interfaces []string
 	Matches    []Match
 	Choice     flow.Choice   // of clients; empty: all
@@ -122,7 +131,7 @@ type Packet struct {
 	WireLen  int    // of the same bytes, before the filter or the block cut them
 	Time     int64  // ns since the epoch, from the kernel
 	Iface    int32
-	ToServer bool // by its way: false is a packet from the server
+	ToServer bool // false is a packet from the server
 
 	// Checked says that the TCP checksum needs no look: the network card has found
 	// it right, or it is not there yet, as of packets that stay on the host or were

@@ -86,7 +86,7 @@ func TestFilterChoosesForeign(t *testing.T) {
 func TestReaderChoosesAmongPortless(t *testing.T) {
 	choice := flow.Choice{flow.Sampled(50)}
 	var m matcher
-	m.by.Store(&selection{[]Match{match("fd00::2", 80)}, choice})
+	m.by.Store(&selection{matches: []Match{match("fd00::2", 80)}, choice: choice})
 	rng := rand.New(rand.NewPCG(5, 6))
 	took := 0
 	for range 1000 {

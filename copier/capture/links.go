@@ -90,15 +90,15 @@ func ifaceNames(ifs []iface) []string {
 	return out
 }
 
-// A watcher lists the interfaces of the network namespace that it was opened in,
-// and tells when they change.
+// A watcher lists the interfaces of the network namespace that it was opened in, and
+// their addresses, and tells when they change.
 type watcher struct {
 	handle *netlink.Handle
 	events *nl.NetlinkSocket
 }
 
 func openWatcher() (*watcher, error) {
-	events, err := nl.Subscribe(unix.NETLINK_ROUTE, unix.RTNLGRP_LINK)
+	events, err := nl.Subscribe(unix.NETLINK_ROUTE, unix.RTNLGRP_LINK, unix.RTNLGRP_IPV4_IFADDR, unix.RTNLGRP_IPV6_IFADDR)
 	if err != nil {
 		return nil, fmt.Errorf("capture: watch interfaces: %w", err)
 	}
@@ -118,7 +118,7 @@ func (w *watcher) list() ([]netlink.Link, error) {
 	return links, nil
 }
 
-// wait returns when an interface has changed, or with an error when w is closed.
+// wait returns when an interface or address has changed, or with an error when w is closed.
 func (w *watcher) wait() error {
 	_, _, err := w.events.Receive()
 	if errors.Is(err, unix.ENOBUFS) {

@@ -3,9 +3,13 @@ package capture
 import (
 	"fmt"
 	"net"
+	"net/netip"
 	"slices"
 	"strings"
 	"testing"
+	"time"
+
+	"github.com/vishvananda/netlink"
 
 	"flowtwin/internal/testnet"
 )
@@ -139,5 +143,94 @@ func TestOnlyNamedInterfaces(t *testing.T) {
 	}
 	if !names["eth0"] || !names["eth2"] || len(names) != 2 {
 		t.Errorf("captured on %v, want eth0 and eth2", names)
+	}
+}
+
+// A service address moves to this host and away again: its packets are taken as a
+// local server's, once, or as one's that only pass.
+func TestServerAddressMoves(t *testing.T) {
+	_, server := pair(t)
+	logged := newMessages()
+	set := openIn(t, server, Config{Matches: serverAt("10.9.0.77:80"), Log: logged.log()})
+	tp := startTap(t, set)
+	logged.await(t, "server=10.9.0.77:80", 1)
+
+	server.Run(t, "ip", "addr", "add", "10.9.0.77/32", "dev", "eth0")
+	await(t, func() bool { return !set.Ring(0).match.by.Load().anyWay })
+	serve(t, server, "10.9.0.77:80", nil)
+	body := randomBytes(t, 10_000)
+	request(t, server, "10.9.0.77:80", body) // through lo, where each packet is seen twice
+	carried := 0
+	for _, p := range tp.until(t, fins(1)) {
+		if p.ToServer {
+			carried += p.view.PayloadLen
+		}
+	}
+	if carried != len(body) {
+		t.Errorf("captured %d bytes of %d", carried, len(body))
+	}
+
+	server.Run(t, "ip", "addr", "del", "10.9.0.77/32", "dev", "eth0")
+	logged.await(t, "server=10.9.0.77:80", 2)
+}
+
+// A mirror port's frames are for others; the interface takes them as long as it is
+// asked to, also when it is made again.
+func TestOthersFramesAreTakenWhileCapturing(t *testing.T) {
+	client, server := pair(t)
+	promiscuous := func() (n int) {
+		server.Do(func() {
+			if l, err := netlink.LinkByName("eth0"); err == nil {
+				n = l.Attrs().Promisc
+			}
+		})
+		return n
+	}
+	logged := newMessages()
+	set := openIn(t, server, Config{Matches: serverAt("10.8.0.2:80"), Interfaces: []string{"eth0"}, Log: logged.log()})
+	if promiscuous() != 1 {
+		t.Error("eth0 does not take others' frames")
+	}
+	server.Run(t, "ip", "link", "del", "eth0")
+	logged.await(t, "is down", 1)
+	testnet.Link(t, client, "eth0", "10.9.0.1/24", server, "eth0", "10.9.0.2/24")
+	await(t, func() bool { return promiscuous() == 1 })
+
+	server.Run(t, "ip", "addr", "add", "10.8.0.2/32", "dev", "eth0")
+	await(t, func() bool { return promiscuous() == 0 })
+	server.Run(t, "ip", "addr", "del", "10.8.0.2/32", "dev", "eth0")
+	await(t, func() bool { return promiscuous() == 1 })
+	if err := set.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if promiscuous() != 0 {
+		t.Error("eth0 still takes others' frames after Close")
+	}
+}
+
+// await waits for cond.
+func await(t *testing.T, cond func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(patience); !cond(); <-time.After(time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatal("it does not happen")
+		}
+	}
+}
+
+// What is opened for a namespace is opened inside it.
+func TestNetNS(t *testing.T) {
+	client, server := pair(t)
+	serve(t, server, "10.9.0.2:80", nil)
+	set := openIn(t, client, Config{Matches: []Match{{Port: 80}}, NetNS: "/run/netns/" + server.Name(), Interfaces: []string{"eth0"}})
+	tp := startTap(t, set)
+	request(t, client, "10.9.0.2:80", []byte("x"))
+	for _, p := range tp.until(t, fins(1)) {
+		if p.ToServer != (p.view.DstPort == 80) { // on the client's side it would be the other way
+			t.Error("captured outside")
+		}
+	}
+	if !slices.Contains(set.Addrs(), netip.MustParseAddr("10.9.0.2")) || slices.Contains(set.Addrs(), netip.MustParseAddr("10.9.0.1")) {
+		t.Errorf("addresses %v", set.Addrs())
 	}
 }

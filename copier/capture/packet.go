@@ -2,7 +2,6 @@ package capture
 
 import (
 	"encoding/binary"
-	"net/netip"
 	"sync/atomic"
 
 	"flowtwin/internal/flow"
@@ -62,33 +61,52 @@ func portless(b []byte) bool {
 type selection struct {
 	matches []Match
 	choice  flow.Choice
+	anyWay  bool // some servers are elsewhere: the way of a packet is not its direction
 }
 
-// matcher decides again about packets that are portless.
+// matcher decides again about packets of which the filter could not see, or cannot
+// tell, everything.
 type matcher struct {
 	by   atomic.Pointer[selection]
 	view packet.View
 }
 
+// needed reports whether wants has to look at b.
+func (m *matcher) needed(b []byte) bool { return portless(b) || m.by.Load().anyWay }
+
 // wants reports whether p is of a server in the list, or is nothing that can be
-// told, which is for the reader to count.
+// told, which is for the reader to count. The directions are tried in the same
+// order as the filter does, which has cut p by what it found.
 func (m *matcher) wants(p *Packet) bool {
-	switch m.view.Parse(p.Data, p.WireLen) {
+	v := &m.view
+	switch v.Parse(p.Data, p.WireLen) {
 	case packet.OK:
 	case packet.NotTCP:
 		return false
 	default:
 		return true
 	}
-	addr, port := m.view.Src, m.view.SrcPort
-	client, clientPort := m.view.Dst, m.view.DstPort
-	if p.ToServer {
-		addr, port, client, clientPort = client, clientPort, addr, port
-	}
 	by := m.by.Load()
-	for _, w := range by.matches {
-		if w.Port == port && (w.Addr == netip.Addr{} || packet.AddrFrom(w.Addr) == addr) {
-			return by.choice.Takes(&client, clientPort)
+	to, from := by.has(&v.Dst, v.DstPort), by.has(&v.Src, v.SrcPort)
+	switch {
+	case p.ToServer && to || !p.ToServer && from:
+	case by.anyWay && (to || from):
+		p.ToServer = to
+	default:
+		return false
+	}
+	if p.ToServer {
+		return by.choice.Takes(&v.Src, v.SrcPort)
+	}
+	return by.choice.Takes(&v.Dst, v.DstPort)
+}
+
+// has reports whether a server is in the list.
+func (s *selection) has(addr *packet.Addr, port uint16) bool {
+	for i := range s.matches {
+		w := &s.matches[i]
+		if w.Port == port && (!w.Addr.IsValid() || packet.AddrFrom(w.Addr) == *addr) {
+			return true
 		}
 	}
 	return false

@@ -102,7 +102,7 @@ func (r *Ring) Packet(p *Packet) bool {
 			p.Data = p.Data[tagLen:]
 			p.WireLen -= tagLen
 		}
-		if !portless(p.Data) || r.match.wants(p) {
+		if !r.match.needed(p.Data) || r.match.wants(p) {
 			return true
 		}
 	}
@@ -149,6 +149,13 @@ func (r *Ring) bind(ifindex int) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return r.sock.bind(ifindex)
+}
+
+// promiscuous lets interfaces take others' frames for as long as the ring is open.
+func (r *Ring) promiscuous(before, now []iface) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.sock.promiscuous(before, now)
 }
 
 // shut makes the reader leave.

@@ -3,13 +3,10 @@ package capture
 import (
 	"errors"
 	"fmt"
-	"os"
-	"slices"
+	"net/netip"
 	"sync"
 
 	"golang.org/x/net/bpf"
-
-	"flowtwin/internal/flow"
 )
 
 // A Set is the rings of one capture.
@@ -20,30 +17,35 @@ type Set struct {
 	done  sync.WaitGroup // of the goroutine that follows the interfaces
 
 	mu     sync.Mutex
-	ifs    []iface // mu; captured
-	closed bool    // mu
+	at     place // mu
+	closed bool  // mu
 }
 
-// Open opens and starts all rings, in the network namespace of the calling
-// thread. Errors name the field, interface or capability that is the reason.
+// Open opens and starts all rings, in cfg.NetNS or else the network namespace of
+// the calling thread. Errors name the field, interface or capability that is the
+// reason.
 func Open(cfg Config) (*Set, error) {
 	cfg, err := cfg.filled()
 	if err != nil {
 		return nil, err
 	}
 	s := &Set{cfg: cfg}
-	if s.watch, err = openWatcher(); err != nil {
-		return nil, err
-	}
-	if err := s.open(); err != nil {
-		s.watch.close()
+	if err := inNetNS(cfg.NetNS, s.open); err != nil {
 		return nil, err
 	}
 	s.done.Go(s.follow)
 	return s, nil
 }
 
-func (s *Set) open() error {
+func (s *Set) open() (err error) {
+	if s.watch, err = openWatcher(); err != nil {
+		return err
+	}
+	defer func() {
+		if err != nil {
+			s.watch.close()
+		}
+	}()
 	links, err := s.watch.list()
 	if err != nil {
 		return err
@@ -51,7 +53,11 @@ func (s *Set) open() error {
 	if err := missing(s.cfg.Interfaces, links); err != nil {
 		return err
 	}
-	s.ifs = choose(s.cfg.Interfaces, links)
+	addrs, err := s.watch.addrs()
+	if err != nil {
+		return err
+	}
+	s.at = s.cfg.place(choose(s.cfg.Interfaces, links), addrs)
 	if s.cfg.Block == 0 {
 		s.cfg.Block = blockFor(largestMerge(links), s.cfg.RingBytes)
 	}
@@ -60,8 +66,9 @@ func (s *Set) open() error {
 		return err
 	}
 	for _, sock := range socks {
-		s.rings = append(s.rings, newRing(sock, &selection{s.cfg.Matches, s.cfg.Choice}))
+		s.rings = append(s.rings, newRing(sock, s.selection()))
 	}
+	s.tellForeign(nil)
 	return nil
 }
 
@@ -70,7 +77,7 @@ func (s *Set) open() error {
 // group cannot be bound anew when an interface is removed and made again.
 func (s *Set) bound() bool { return len(s.cfg.Interfaces) == 1 && s.cfg.Rings == 1 }
 
-// openSockets opens a socket for each ring, receiving from the interfaces s.ifs.
+// openSockets opens a socket for each ring, receiving from the interfaces s.at.ifs.
 func (s *Set) openSockets() (socks []*socket, err error) {
 	defer func() {
 		if err != nil {
@@ -84,7 +91,7 @@ func (s *Set) openSockets() (socks []*socket, err error) {
 	}
 	ifindex := 0
 	if s.bound() {
-		ifindex = s.ifs[0].index
+		ifindex = s.at.ifs[0].index
 	}
 	group := 0 // also a valid one
 	for i := range s.cfg.Rings {
@@ -117,7 +124,7 @@ func (s *Set) openSockets() (socks []*socket, err error) {
 			return socks, err
 		}
 	}
-	return socks, nil
+	return socks, socks[0].promiscuous(nil, s.at.promisc)
 }
 
 // deaf is a filter that takes nothing.
@@ -125,11 +132,11 @@ func deaf() []bpf.RawInstruction {
 	return []bpf.RawInstruction{{Op: 0x06}} // ret #0
 }
 
-// filter returns the program for the interfaces s.ifs.
+// filter returns the program for the interfaces and servers of s.at.
 func (s *Set) filter() ([]bpf.RawInstruction, error) {
-	spec := filterSpec{matches: s.cfg.Matches, choice: s.cfg.Choice, untagged: len(s.cfg.Interfaces) == 0}
+	spec := filterSpec{matches: s.cfg.Matches, foreign: s.at.foreign, choice: s.cfg.Choice, untagged: len(s.cfg.Interfaces) == 0}
 	if !s.bound() {
-		spec.ifaces = indexes(s.ifs)
+		spec.ifaces = indexes(s.at.ifs)
 	}
 	ins, err := spec.build()
 	if err != nil {
@@ -142,113 +149,6 @@ func (s *Set) filter() ([]bpf.RawInstruction, error) {
 	return raw, nil
 }
 
-// follow keeps the rings on the right interfaces until the set is closed.
-func (s *Set) follow() {
-	for {
-		lost := s.watch.wait()
-		s.mu.Lock()
-		if s.closed {
-			s.mu.Unlock()
-			return
-		}
-		err := s.refreshLocked()
-		s.mu.Unlock()
-		if err != nil {
-			// The interfaces captured so far stay so.
-			s.cfg.Log.Warn("interfaces changed and capture could not follow", "err", err)
-		}
-		if lost != nil {
-			s.cfg.Log.Error("capture follows changes of interfaces no longer", "err", lost)
-			return
-		}
-	}
-}
-
-// refreshLocked moves the rings to the interfaces as they are now.
-func (s *Set) refreshLocked() error {
-	links, err := s.watch.list()
-	if err != nil {
-		return err
-	}
-	before, now := s.ifs, choose(s.cfg.Interfaces, links)
-	if slices.Equal(before, now) {
-		return nil
-	}
-	s.ifs = now
-	switch {
-	case !s.bound():
-		err = s.refilterLocked()
-	case len(now) == 1:
-		// Another interface may have come by that name. Binding to the present one
-		// changes nothing.
-		err = s.rings[0].bind(now[0].index)
-	}
-	if err != nil {
-		s.ifs = before
-		return err
-	}
-	s.logChanges(before, now)
-	return nil
-}
-
-func (s *Set) refilterLocked() error {
-	raw, err := s.filter()
-	if err != nil {
-		return err
-	}
-	for _, r := range s.rings {
-		err = errors.Join(err, r.setFilter(raw))
-	}
-	return err
-}
-
-// Select makes the rings take other packets, from now on: what is in the rings
-// already was taken by the selection before.
-func (s *Set) Select(matches []Match, choice flow.Choice) error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.closed {
-		return os.ErrClosed
-	}
-	before := s.cfg
-	s.cfg.Matches, s.cfg.Choice = matches, choice
-	cfg, err := s.cfg.filled()
-	if err != nil {
-		s.cfg = before
-		return err
-	}
-	s.cfg = cfg
-	if err := s.refilterLocked(); err != nil {
-		s.cfg = before
-		return errors.Join(err, s.refilterLocked())
-	}
-	for _, r := range s.rings {
-		r.match.by.Store(&selection{matches, choice})
-	}
-	return nil
-}
-
-func (s *Set) logChanges(before, now []iface) {
-	capturing := func(ifs []iface) map[string]bool {
-		m := map[string]bool{}
-		for _, f := range ifs {
-			m[f.name] = f.up
-		}
-		return m
-	}
-	was, is := capturing(before), capturing(now)
-	for _, f := range now {
-		if f.up && !was[f.name] {
-			s.cfg.Log.Info("capturing on interface", "iface", f.name)
-		}
-	}
-	for _, f := range before {
-		if f.up && !is[f.name] {
-			s.cfg.Log.Warn("interface is down, capture on it waits", "iface", f.name)
-		}
-	}
-}
-
 // Ring returns ring i.
 func (s *Set) Ring(i int) *Ring { return s.rings[i] }
 
@@ -256,7 +156,14 @@ func (s *Set) Ring(i int) *Ring { return s.rings[i] }
 func (s *Set) Interfaces() []string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return ifaceNames(s.ifs)
+	return ifaceNames(s.at.ifs)
+}
+
+// Addrs returns the addresses of the host, or of the namespace, that is captured.
+func (s *Set) Addrs() []netip.Addr {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.at.addrs
 }
 
 // Close wakes all readers, waits until each has returned from Next and given its

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"syscall"
 	"time"
 
@@ -125,6 +126,33 @@ func (s *socket) join(group int) error { return s.fanout(unix.PACKET_FANOUT_HASH
 func (s *socket) fanout(arg int) error {
 	if err := unix.SetsockoptInt(s.fd, unix.SOL_PACKET, unix.PACKET_FANOUT, arg); err != nil {
 		return fmt.Errorf("capture: share packets between rings (PACKET_FANOUT %#x): %w", arg, err)
+	}
+	return nil
+}
+
+// promiscuous makes the interfaces now take frames that are addressed to others, as
+// a mirror port's all are, and those of before that are not among them no more. The
+// kernel undoes it when the socket is closed, or the interface removed.
+func (s *socket) promiscuous(before, now []iface) error {
+	set := func(opt, ifindex int) error {
+		m := unix.PacketMreq{Ifindex: int32(ifindex), Type: unix.PACKET_MR_PROMISC}
+		return unix.SetsockoptPacketMreq(s.fd, unix.SOL_PACKET, opt, &m)
+	}
+	has := func(ifs []iface, f iface) bool {
+		return slices.ContainsFunc(ifs, func(o iface) bool { return o.index == f.index })
+	}
+	for _, f := range before {
+		if !has(now, f) {
+			_ = set(unix.PACKET_DROP_MEMBERSHIP, f.index) // it may be gone
+		}
+	}
+	for _, f := range now {
+		if has(before, f) {
+			continue
+		}
+		if err := set(unix.PACKET_ADD_MEMBERSHIP, f.index); err != nil {
+			return fmt.Errorf("capture: take others' frames on %s: %w", f.name, err)
+		}
 	}
 	return nil
 }

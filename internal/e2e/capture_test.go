@@ -65,11 +65,7 @@ func TestTaggedPackets(t *testing.T) {
 // address here that its packets could have.
 func (s *scene) copyOnce() {
 	s.t.Helper()
-	_, err := s.watches["online"].Close()
-	if err != nil {
-		s.t.Fatal(err)
-	}
-	delete(s.watches, "online")
+	s.forget("online")
 	online, target := s.serve(port, port)
 	copier, responder := s.copies(httpMap)
 	stats := mixed(s, s.dialer(port))

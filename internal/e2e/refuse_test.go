@@ -166,6 +166,13 @@ func TestStartIsRefusedWithTheHostUntouched(t *testing.T) {
 	}{
 		{"copier: no capability", s.Lab.Online, "CAP_NET_RAW", nobody(s.Copier("-x", httpMap, "-s", invite.String()))},
 		{"copier: unknown interface", s.Lab.Online, "eth7", copier("-x", httpMap, "--interface", "eth7")},
+		{"copier: no such process", s.Lab.Online, "no process 4194304", copier("-x", httpMap, "--netns", "4194304")},
+		{"copier: a namespace's name", s.Lab.Online, "/run/netns/web", copier("-x", httpMap, "--netns", "web")},
+		{"copier: no namespace", s.Lab.Online, "is no network namespace", copier("-x", httpMap, "--netns", s.InviteFile())},
+		{
+			"copier: may not enter the namespace", s.Lab.Online, "CAP_SYS_ADMIN",
+			nobody(s.Copier("-x", httpMap, "-s", invite.String(), "--netns", "/run/netns/"+s.Lab.Router.Name())),
+		},
 		{"copier: no map", s.Lab.Online, "-x", copier()},
 		{"copier: malformed map", s.Lab.Online, "80:10.71.3.2", copier("-x", "80:10.71.3.2")},
 		{"copier: ambiguous map", s.Lab.Online, "given twice", copier("-x", "80-10.71.3.2:80,80-10.71.3.3:80")},

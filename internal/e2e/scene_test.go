@@ -151,15 +151,18 @@ func (s *scene) copies(maps string, options ...string) (copier, responder *rig.P
 // serve starts a recording HTTP server on each host's addresses.
 func (s *scene) serve(onlineAddr, targetAddr string) (online, target *traffic.Server) {
 	s.t.Helper()
-	start := func(ns *testnet.NS, addr string) *traffic.Server {
-		srv, err := rig.Serve(ns, addr)
-		if err != nil {
-			s.t.Fatal(err)
-		}
-		s.t.Cleanup(func() { _ = srv.Close() })
-		return srv
+	return s.serveAt(s.Lab.Online, onlineAddr), s.serveAt(s.Lab.Target, targetAddr)
+}
+
+// serveAt starts a recording HTTP server.
+func (s *scene) serveAt(ns *testnet.NS, addr string) *traffic.Server {
+	s.t.Helper()
+	srv, err := rig.Serve(ns, addr)
+	if err != nil {
+		s.t.Fatal(err)
 	}
-	return start(s.Lab.Online, onlineAddr), start(s.Lab.Target, targetAddr)
+	s.t.Cleanup(func() { _ = srv.Close() })
+	return srv
 }
 
 // dialer returns a dialer from the clients to the online server's port.

@@ -1,0 +1,37 @@
+package capture
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+
+	"github.com/vishvananda/netlink"
+)
+
+// addrs returns the addresses of the namespace's interfaces, sorted.
+func (w *watcher) addrs() ([]netip.Addr, error) {
+	list, err := w.handle.AddrList(nil, netlink.FAMILY_ALL)
+	if err != nil {
+		return nil, fmt.Errorf("capture: list addresses: %w", err)
+	}
+	var addrs []netip.Addr
+	for _, a := range list {
+		if addr, ok := netip.AddrFromSlice(a.IP); ok {
+			addrs = append(addrs, addr.Unmap())
+		}
+	}
+	slices.SortFunc(addrs, netip.Addr.Compare)
+	return slices.Compact(addrs), nil
+}
+
+// elsewhere returns those of matches whose server is none of this host's addresses.
+func elsewhere(matches []Match, addrs []netip.Addr) []Match {
+	var foreign []Match
+	for _, m := range matches {
+		a := m.Addr.Unmap().WithZone("")
+		if _, here := slices.BinarySearchFunc(addrs, a, netip.Addr.Compare); m.Addr.IsValid() && !here && !a.IsLoopback() {
+			foreign = append(foreign, m)
+		}
+	}
+	return foreign
+}
