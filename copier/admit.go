@@ -211,6 +211,7 @@ func (s *shard) admit(slot uint32, r *record) (report.Reason, bool) {
 		MSS:  r.mss,
 		RTT:  r.rtt,
 	}
+	s.amplify()
 	if !s.lane.Open(slot, &s.opening) {
 		if s.lane.Up() {
 			return s.refuse(slot, r, report.Overload), false
@@ -220,6 +221,7 @@ func (s *shard) admit(slot uint32, r *record) (report.Reason, bool) {
 	s.remove(&s.pending, slot)
 	r.state = stateCopying
 	s.book.Open()
+	s.book.Copies.Ask(s.opening.Copies)
 	return 0, true
 }
 

@@ -12,6 +12,7 @@ import (
 	"flowtwin/copier/capture"
 	"flowtwin/internal/flow"
 	"flowtwin/tunnel"
+	"flowtwin/tunnel/frame"
 )
 
 // Config configures [Run].
@@ -25,6 +26,8 @@ type Config struct {
 	Connections int           // QUIC connections, 0: 1
 	Sample      float64       // percent of the connections that are copied; 0: 100
 	Ramp        time.Duration // in which Sample is reached, from 0 on
+	Copies      float64       // sessions that replay each flow, on average, 1 to MaxCopies; 0: 1
+	Jitter      time.Duration // over which those behind the first are spread
 	Midstream   string        // MidstreamAdopt or MidstreamSkip, "": the first
 	Drain       time.Duration
 	ReportFile  string // JSON ledger, "" none
@@ -40,6 +43,12 @@ type Config struct {
 const (
 	MidstreamAdopt = "adopt" // copied from their next turn on
 	MidstreamSkip  = "skip"  // not copied
+)
+
+// How often a flow may be replayed, and how far the copies may be spread.
+const (
+	MaxCopies = frame.MaxCopies
+	MaxJitter = 24 * time.Hour
 )
 
 // Defaults and bounds.
@@ -71,6 +80,9 @@ func (cfg Config) populate() (Config, error) {
 	if cfg.Sample == 0 {
 		cfg.Sample = 100
 	}
+	if cfg.Copies == 0 {
+		cfg.Copies = 1
+	}
 	if cfg.Midstream == "" {
 		cfg.Midstream = MidstreamAdopt
 	}
@@ -90,6 +102,10 @@ func (cfg Config) populate() (Config, error) {
 		return cfg, fmt.Errorf("sample: %v is not within 0..100", cfg.Sample)
 	case cfg.Ramp < 0:
 		return cfg, fmt.Errorf("ramp: %v is negative", cfg.Ramp)
+	case !(cfg.Copies >= 1 && cfg.Copies <= MaxCopies):
+		return cfg, fmt.Errorf("copies: %v is not within 1..%d", cfg.Copies, MaxCopies)
+	case cfg.Jitter < 0 || cfg.Jitter > MaxJitter:
+		return cfg, fmt.Errorf("jitter: %v is not within 0..%v", cfg.Jitter, MaxJitter)
 	case cfg.Drain < 0:
 		return cfg, fmt.Errorf("drain: %v is negative", cfg.Drain)
 	}

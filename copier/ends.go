@@ -182,6 +182,8 @@ func (s *shard) payOff(r *record) {
 
 // loseAll gives up all sessions: they ended with the connection to the responder.
 func (s *shard) loseAll() {
+	s.book.Copies.Lose()
+	s.copies = frame.Copies{}
 	for slot, r := range s.table.All() {
 		if !r.state.awaits() {
 			continue

@@ -159,12 +159,14 @@ func (s *shard) adopt(slot uint32, r *record, p *capture.Packet, v *packet.View)
 		Time:     r.syn,
 		BaseSeen: r.seen,
 	}
+	s.amplify()
 	if !s.lane.Open(slot, &s.opening) {
 		return false
 	}
 	s.remove(&s.observed, slot)
 	r.state = stateCopying
 	s.book.Adopt()
+	s.book.Copies.Ask(s.opening.Copies)
 	return true
 }
 

@@ -13,6 +13,8 @@ type orders struct {
 	admit flow.Choice // of connections that begin from now on
 	adopt flow.Choice // of those found open
 	need  chan<- uint64
+
+	amount amount // of sessions, for connections that begin from now on
 }
 
 // tell gives the shard other orders. Any goroutine.

@@ -51,7 +51,8 @@ type shard struct {
 	tuple flow.Tuple
 	tally flow.Tally // of the store, as far as it is in the book
 
-	opening frame.Open // scratch for the lane, here so that it does not escape each time
+	opening frame.Open   // scratch for the lane, here so that it does not escape each time
+	copies  frame.Copies // what the responder last told of the lane's
 
 	phase  phase // as of this block
 	orders *orders
@@ -256,7 +257,7 @@ func (s *shard) follow() {
 		}
 		s.phase = p
 	}
-	if s.phase >= phaseDraining && s.book.Flows.Live == 0 && s.book.Sessions.Open == 0 {
+	if s.phase >= phaseDraining && s.book.Flows.Live == 0 && s.book.Sessions.Open == 0 && s.book.Copies.Open == 0 {
 		signal(s.quiet)
 	}
 	if s.phase >= phaseFinishing && (s.owed == 0 || !s.up) {

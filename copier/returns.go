@@ -39,6 +39,8 @@ func (s *shard) returned(t frame.Type, slot uint32, body []byte) bool {
 			s.moved.Plus(report.Count{Segments: m.Segments, Bytes: m.Bytes})
 		}
 		return ok
+	case frame.TypeCopies:
+		return s.copied(body)
 	case frame.TypeReturnBye:
 		return true
 	case frame.TypeTargetHeader:

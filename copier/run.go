@@ -44,7 +44,7 @@ func Run(ctx context.Context, cfg Config) (err error) {
 
 	maps := newMapping(cfg.Maps)
 	maps.refresh(set.Addrs())
-	c := &copier{cfg: cfg, maps: maps, set: set, sampling: newSampling(cfg.first()), tunnel: client, started: time.Now()}
+	c := &copier{cfg: cfg, maps: maps, set: set, sampling: newSampling(cfg.first()), amount: newAmount(cfg.Copies, cfg.Jitter), tunnel: client, started: time.Now()}
 	offset := func() time.Duration { return client.Stats().ClockOffset }
 	for i := range cfg.Shards {
 		ring, lane := set.Ring(i), client.Lane(i)
@@ -70,6 +70,7 @@ type copier struct {
 	started time.Time
 
 	sampling sampling
+	amount   amount // guarded by sampling.mu
 }
 
 // client is what a copier needs of [tunnel.Client].

@@ -82,7 +82,7 @@ func (c *copier) sampled() float64 {
 // tellLocked gives the shards their orders; need gets an answer of each.
 func (c *copier) tellLocked(need chan<- uint64) {
 	for _, s := range c.shards {
-		s.tell(&orders{admit: choice(c.sampling.now), adopt: choice(c.sampling.always), need: need})
+		s.tell(&orders{admit: choice(c.sampling.now), adopt: choice(c.sampling.always), need: need, amount: c.amount})
 	}
 }
 

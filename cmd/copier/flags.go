@@ -61,6 +61,8 @@ func (r *raw) flags() *pflag.FlagSet {
 	fs.IntVar(&c.Connections, "connections", 1, "QUIC connections, `N`, that the lanes are spread over; for long paths that lose packets")
 	fs.Float64VarP(&c.Sample, "sample", "r", 100, "copy `PERCENT` of the connections, 0.01 to 100: always the same ones, by a hash of client and port")
 	fs.DurationVar(&c.Ramp, "ramp", 0, "begin with no connection and reach --sample after `TIME`, such as 10m (default: at once)")
+	fs.Float64VarP(&c.Copies, "copies", "n", 1, "replay each connection `N` times, from client addresses of their own, 1 to 1000; 2.5: three times half of them")
+	fs.DurationVar(&c.Jitter, "jitter", 0, "spread the copies of a connection behind the first over `TIME`; each is late as a whole (default: all at once)")
 	fs.StringVar(&c.Midstream, "midstream", copier.MidstreamAdopt, "connections that were open before: adopt: copied from their next request after an answer on; skip: not copied")
 	fs.DurationVar(&c.Drain, "drain", 5*time.Second, "how long live flows may go on after SIGINT or SIGTERM")
 	fs.StringVar(&c.ReportFile, "report", "", "write the final ledger as JSON to `FILE`")
@@ -129,6 +131,12 @@ func parseFlags(args []string, getenv func(string) string, names resolver) (opti
 		return r.options, fmt.Errorf("-r, --sample: %v is not within 0..100 percent", r.config.Sample)
 	case r.config.Ramp < 0:
 		return r.options, fmt.Errorf("--ramp: %v is negative", r.config.Ramp)
+	case r.config.Copies > 0 && r.config.Copies < 1:
+		return r.options, fmt.Errorf("-n, --copies: %v is less than once; to copy a part of the connections: -r %v", r.config.Copies, 100*r.config.Copies)
+	case !(r.config.Copies >= 1 && r.config.Copies <= copier.MaxCopies):
+		return r.options, fmt.Errorf("-n, --copies: %v is not within 1..%d", r.config.Copies, copier.MaxCopies)
+	case r.config.Jitter < 0 || r.config.Jitter > copier.MaxJitter:
+		return r.options, fmt.Errorf("--jitter: %v is not within 0..%v", r.config.Jitter, copier.MaxJitter)
 	case r.config.Drain < 0:
 		return r.options, fmt.Errorf("--drain: %v is negative", r.config.Drain)
 	}

@@ -155,7 +155,14 @@ func TestParseFlags(t *testing.T) {
 		{name: "unknown flag", args: []string{"--spoof"}, env: env, err: "unknown flag: --spoof; see --help"},
 		{name: "unknown letter", args: []string{"-z"}, env: env, err: "in -z; see --help"},
 		{name: "tcpcopy's pool", args: []string{"-c", "62.135.200.x"}, env: env, err: "-c: the addresses that the target sees clients at belong to the responder"},
-		{name: "tcpcopy's copies", args: []string{"-n", "3"}, env: env, err: "-n: copies are made one to one"},
+		{name: "tcpcopy's copies", args: []string{"-n", "2.5", "--jitter", "2s"}, env: env, check: func(o options) bool {
+			return o.config.Copies == 2.5 && o.config.Jitter == 2*time.Second
+		}},
+		{name: "less than one copy", args: []string{"-n", "0.5"}, env: env, err: "-r 50"},
+		{name: "no copy", args: []string{"-n", "0"}, env: env, err: "not within 1..1000"},
+		{name: "too many copies", args: []string{"-n", "1000.5"}, env: env, err: "not within 1..1000"},
+		{name: "copies that are no number", args: []string{"-n", "NaN"}, env: env, err: "not within 1..1000"},
+		{name: "jitter", args: []string{"--jitter", "-1s"}, env: env, err: "--jitter"},
 		{name: "tcpcopy's letters together", args: []string{"-dL"}, env: env, err: "-L: not needed"},
 		{name: "the responder's flag", args: []string{"--gate=off"}, env: env, err: "--gate: is a flag of responder"},
 	}

@@ -27,6 +27,7 @@ type document struct {
 	Client     clientJSON        `json:"client"`
 	Sent       sentJSON          `json:"sent"`
 	Sessions   sessionsJSON      `json:"sessions"`
+	Copies     *copiesJSON       `json:"copies,omitempty"`
 	Answers    answersJSON       `json:"answers"`
 	Tunnel     tunnelJSON        `json:"tunnel"`
 	LagNs      map[string]uint64 `json:"lag_ns,omitempty"`
@@ -145,6 +146,7 @@ func (s *Summary) MarshalJSON() ([]byte, error) {
 		Sessions: sessionsJSON{
 			l.Sessions.Opened, l.Sessions.Established, l.Sessions.Open, named(l.Sessions.Closed[:], howName), l.Sessions.Lost, l.Sessions.AccountMissing,
 		},
+		Copies: l.copiesJSON(),
 		Answers: answersJSON{
 			l.Answers.Online, l.Answers.Target, l.Answers.Absorbed, l.Answers.Same, l.Answers.Different,
 			l.Answers.Turns, l.Answers.HeldMax, l.Answers.Headers, l.Answers.HeadersDropped,

@@ -127,6 +127,7 @@ type Ledger struct {
 	Client   Client
 	Sent     Sent
 	Sessions Sessions
+	Copies   Copies
 	Answers  Answers
 	Lag      Lag
 
@@ -189,6 +190,7 @@ func (l *Ledger) Close() {
 	l.Sent.InFlight = Count{}
 	l.Sessions.AccountMissing += l.Sessions.Open
 	l.Sessions.Open = 0
+	l.Copies.close()
 }
 
 // Add adds o to l.
@@ -198,6 +200,7 @@ func (l *Ledger) Add(o *Ledger) {
 	l.Client.add(&o.Client)
 	l.Sent.add(&o.Sent)
 	l.Sessions.add(&o.Sessions)
+	l.Copies.add(&o.Copies)
 	l.Answers.add(&o.Answers)
 	l.Lag.add(&o.Lag)
 	l.BadReturns += o.BadReturns
@@ -317,6 +320,7 @@ func (l *Ledger) Check() []string {
 
 	same("sessions opened", s.Opened, s.Open+s.Lost+s.AccountMissing+total(s.Closed[:]))
 	same("sessions opened, one for each flow admitted", s.Opened, f.Admitted)
+	l.Copies.check(same, counts)
 	return wrong
 }
 

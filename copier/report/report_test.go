@@ -61,6 +61,10 @@ func full() *Summary {
 	l.Sent.TunnelLost, l.Sent.InFlight = Count{1, 1500}, Count{1, 500}
 	l.Sessions = Sessions{Opened: 5000, Established: 4999, Open: 3, Lost: 1}
 	l.Sessions.Closed[frame.ClosedBoth], l.Sessions.Closed[frame.ClosedBacklog] = 4995, 1
+	l.Copies = Copies{Asked: 5000, Open: 2, Lost: 1, Established: 4998, Absorbed: 898_000_000}
+	l.Copies.Closed[frame.ClosedBoth], l.Copies.Closed[frame.ClosedNoTuple] = 4996, 1
+	l.Copies.Given, l.Copies.Delivered, l.Copies.Dropped = Count{59_998, 49_996_000}, Count{59_990, 49_990_000}, Count{5, 5000}
+	l.Copies.InFlight, l.Copies.TunnelLost = Count{2, 900}, Count{1, 100}
 	l.Answers = Answers{
 		Online: Count{70_000, 900_000_000}, Target: Count{69_000, 899_000_000}, Absorbed: 899_000_000,
 		Same: 4900, Different: 95, Turns: 59_000, HeldMax: 2, HeadersDropped: 3, Headers: 120_000,
@@ -95,7 +99,7 @@ func TestGolden(t *testing.T) {
 func TestCheckFindsEachCounter(t *testing.T) {
 	// Figures that stand beside the sums.
 	free := map[string]bool{
-		"Flows.Adopted": true, "Client.Conflicts": true, "Client.Missing": true, "Sessions.Established": true, "BadReturns": true,
+		"Flows.Adopted": true, "Client.Conflicts": true, "Client.Missing": true, "Sessions.Established": true, "Copies.Established": true, "Copies.Absorbed": true, "BadReturns": true,
 	}
 	var walk func(path string, v reflect.Value, l *Ledger)
 	walk = func(path string, v reflect.Value, l *Ledger) {

@@ -178,6 +178,9 @@ func (s *Summary) Attrs() []any {
 		"tunnel_up", s.Tunnel.Up,
 		"rtt", s.Tunnel.RTT.Round(time.Microsecond),
 	}
+	if l.Copies.Asked > 0 {
+		attrs = append(attrs, "copies", l.Copies.Asked, "copies_open", l.Copies.Open, "amplified", l.factor())
+	}
 	if p50, ok := l.Lag.Quantile(0.5); ok {
 		p99, _ := l.Lag.Quantile(0.99)
 		attrs = append(attrs, "lag_p50", short(p50), "lag_p99", short(p99))

@@ -55,6 +55,7 @@ func (s *Summary) AppendText(b []byte) []byte {
 	l.flows(p)
 	l.client(p)
 	l.sessions(p)
+	l.copies(p)
 	s.answers(p)
 	if wrong := s.Check(); len(wrong) > 0 {
 		p.title("sums: DO NOT ADD UP")
