@@ -52,6 +52,19 @@ type Report struct {
 		Closed      map[string]uint64 `json:"closed"`
 		Lost        uint64            `json:"lost"`
 	} `json:"sessions"`
+	Copies struct {
+		Factor      float64           `json:"factor"`
+		Asked       uint64            `json:"asked"`
+		Established uint64            `json:"established"`
+		Closed      map[string]uint64 `json:"closed"`
+		Lost        uint64            `json:"lost"`
+		Missing     uint64            `json:"account_missing"`
+		Given       Count             `json:"given"`
+		Delivered   Count             `json:"delivered"`
+		Dropped     Count             `json:"dropped"`
+		TunnelLost  Count             `json:"tunnel_lost"`
+		Unaccounted Count             `json:"unaccounted"`
+	} `json:"copies"`
 	Answers struct {
 		Same      uint64 `json:"same_length"`
 		Different uint64 `json:"different_length"`
@@ -105,6 +118,9 @@ func (r *Report) Check() []string {
 	counts("sent", c.Sent, append(values(r.Sent.Dropped), r.Sent.Delivered, r.Sent.AfterClose, r.Sent.TunnelLost)...)
 	same("sessions opened", s.Opened, sum(s.Closed)+s.Lost)
 	same("sessions opened for flows admitted", s.Opened, f.Admitted)
+	m := &r.Copies
+	same("copies asked for", m.Asked, sum(m.Closed)+m.Lost+m.Missing)
+	counts("given to copies", m.Given, m.Delivered, m.Dropped, m.TunnelLost, m.Unaccounted)
 	same("under way after the end", 0, f.Pending+f.Observed+f.Live+s.Open+c.Stored.Segments+r.Sent.InFlight.Segments)
 	return wrong
 }

@@ -8,6 +8,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/netip"
 	"net/url"
 	"strconv"
 	"sync"
@@ -32,6 +33,7 @@ type Server struct {
 
 // serverConn is the record of one connection.
 type serverConn struct {
+	remote   netip.AddrPort
 	requests Conversation
 }
 
@@ -85,8 +87,22 @@ func (s *Server) Log() Log {
 	return l
 }
 
-func (s *Server) connected(ctx context.Context, _ net.Conn) context.Context {
+// Remotes returns the clients' ends of the connections in Log, in the same order.
+func (s *Server) Remotes() []netip.AddrPort {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var all []netip.AddrPort
+	for _, c := range s.conns {
+		all = append(all, c.remote)
+	}
+	return all
+}
+
+func (s *Server) connected(ctx context.Context, conn net.Conn) context.Context {
 	c := &serverConn{}
+	if a, ok := conn.RemoteAddr().(*net.TCPAddr); ok {
+		c.remote = netip.AddrPortFrom(a.AddrPort().Addr().Unmap(), a.AddrPort().Port())
+	}
 	s.mu.Lock()
 	s.conns = append(s.conns, c)
 	s.mu.Unlock()
