@@ -149,7 +149,7 @@ func (s *shard) handshake(slot uint32, r *record, p *capture.Packet, v *packet.V
 	case r.synAck == 0: // the SYN-ACK was not captured, but this tells the same
 		r.answers(v.Ack.Add(-1))
 	default:
-		r.rtt = uint32(min(max((p.Time-r.synAck)/1000, 1), 1<<32-1))
+		r.rtt = uint32(min(max((p.Stamp()-r.synAck)/1000, 1), 1<<32-1))
 	}
 	// Without the SYN-ACK, a client that goes on behind its SYN's data tells that it was taken.
 	why, ok := s.open(slot, r, r.synAck == 0 && v.Seq.After(r.iss.Add(1)))

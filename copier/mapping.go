@@ -12,6 +12,7 @@ import (
 // address goes before one for any local address. Shards read it; refresh and the
 // TLS marks are safe beside them.
 type mapping struct {
+	every bool // of a recording: any address may have been the server's
 	maps  []tunnel.Map
 	addrs []packet.Addr // of maps; zero for any
 	tls   []atomic.Bool // a TLS ClientHello was seen on the map
@@ -56,7 +57,7 @@ func (m *mapping) find(addr packet.Addr, port uint16) (int, bool) {
 			anywhere = i
 		}
 	}
-	return anywhere, anywhere >= 0 && m.isLocal(addr)
+	return anywhere, anywhere >= 0 && (m.every || m.isLocal(addr))
 }
 
 func (m *mapping) isLocal(addr packet.Addr) bool {

@@ -62,17 +62,19 @@ type shard struct {
 
 	// clock is the time that timeouts are counted in: how long the shard has been
 	// at work. It is not the packets' time, which is set back and forth, and it
-	// stands still while the process does.
+	// stands still while the process does. Of a recording it is the time that was
+	// recorded, as far as it was played: the player moves it on.
 	clock  int64
+	player *player   // or nil
 	woke   time.Time // up to here clock counts
 	behind bool      // blocks were waiting in the ring
 
-	used   int // slots below this have been used
-	cursor int // where the sweep goes on
-	swept  int64
-	owed   int // records that owe the lane a frame
+	used   int   // slots below this have been used
+	cursor int   // where the sweep goes on
+	worked int64 // how long the shard has been at work
+	swept  int64 // worked when that was
+	owed   int   // records that owe the lane a frame
 	book   report.Ledger
-	moved  report.Count // of what was sent: done with at the responder, but for what came after a session's end
 
 	asked atomic.Int32 // phase, set by Run
 	told  atomic.Pointer[orders]
@@ -152,7 +154,7 @@ func (s *shard) run() error {
 // next waits for a block, a tick at most.
 func (s *shard) next() (ready bool, err error) {
 	ready, err = s.ring.Next(0)
-	s.behind = ready
+	s.behind = ready && s.player == nil
 	if ready || err != nil {
 		return ready, err
 	}
@@ -163,7 +165,11 @@ func (s *shard) next() (ready bool, err error) {
 // than its ticks, because the process was stopped or had no CPU, packets wait in
 // the ring: nothing has run out meanwhile.
 func (s *shard) advance(now time.Time) {
-	s.clock += int64(min(now.Sub(s.woke), 2*tick))
+	d := int64(min(now.Sub(s.woke), 2*tick))
+	s.worked += d
+	if s.player == nil {
+		s.clock += d
+	}
 	s.woke = now
 }
 
@@ -210,10 +216,10 @@ func (s *shard) fault(f packet.Fault) {
 func (s *shard) turn() {
 	s.lane.Flush()
 	s.receive()
-	if s.clock-s.swept < int64(tick) {
+	if s.worked-s.swept < int64(tick) {
 		return
 	}
-	s.swept = s.clock
+	s.swept = s.worked
 	s.sweep()
 	s.lane.Flush()
 	s.publish()

@@ -36,7 +36,7 @@ func (s *shard) returned(t frame.Type, slot uint32, body []byte) bool {
 	case frame.TypeMoved:
 		m, ok := frame.ParseMoved(body)
 		if ok {
-			s.moved.Plus(report.Count{Segments: m.Segments, Bytes: m.Bytes})
+			s.book.Moved.Plus(report.Count{Segments: m.Segments, Bytes: m.Bytes})
 		}
 		return ok
 	case frame.TypeCopies:

@@ -61,7 +61,7 @@ func (s *shard) serverHandshake(slot uint32, r *record, p *capture.Packet, v *pa
 		}
 	case !v.Flags.Has(packet.SYN|packet.ACK) || !v.Ack.After(r.iss):
 	default:
-		r.synAck = p.Time
+		r.synAck = p.Stamp()
 		r.answers(v.Seq)
 		o := v.SYNOptions()
 		if r.scaled && o.Scaled {

@@ -131,7 +131,8 @@ type Packet struct {
 	WireLen  int    // of the same bytes, before the filter or the block cut them
 	Time     int64  // ns since the epoch, from the kernel
 	Iface    int32
-	ToServer bool // false is a packet from the server
+	ToServer bool  // false is a packet from the server
+	Recorded int64 // of a replayed packet: its time in the recording; else 0
 
 	// Checked says that the TCP checksum needs no look: the network card has found
 	// it right, or it is not there yet, as of packets that stay on the host or were

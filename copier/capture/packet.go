@@ -18,6 +18,14 @@ type packetInfo struct {
 	tagged bool   // had a VLAN tag, which was stripped
 }
 
+// Stamp returns when the packet was taken from its wire.
+func (p *Packet) Stamp() int64 {
+	if p.Recorded != 0 {
+		return p.Recorded
+	}
+	return p.Time
+}
+
 // innerTag reports whether a second VLAN tag stands before the IP header of p.
 //
 // Only received frames that had a tag stripped can have one. Old kernels say so

@@ -31,6 +31,12 @@ func (l *Lag) Progress(p *frame.Progress, offset time.Duration) {
 	l.Max = max(l.Max, time.Duration(p.LagMax)-offset)
 }
 
+// Add enters the lag of one segment.
+func (l *Lag) Add(d time.Duration) {
+	l.weight[lagBucket(d)] += 100
+	l.Max = max(l.Max, d)
+}
+
 // lagBucket returns the bucket of d; negative ones (clocks are not that well
 // aligned) count as none.
 func lagBucket(d time.Duration) int {

@@ -131,6 +131,11 @@ type Ledger struct {
 	Answers  Answers
 	Lag      Lag
 
+	// Of a recording that is replayed.
+	Moved    Count  // of what was sent: done with at the responder, as far as it has said so; what came behind a session's end is not in it
+	Schedule Lag    // how late packets to the server were handed over
+	Stuck    uint64 // times that it went on though the target moved nothing
+
 	BadReturns uint64 // frames from the responder that make no sense here
 }
 
@@ -203,6 +208,9 @@ func (l *Ledger) Add(o *Ledger) {
 	l.Copies.add(&o.Copies)
 	l.Answers.add(&o.Answers)
 	l.Lag.add(&o.Lag)
+	l.Moved.Plus(o.Moved)
+	l.Schedule.add(&o.Schedule)
+	l.Stuck += o.Stuck
 	l.BadReturns += o.BadReturns
 }
 

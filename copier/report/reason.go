@@ -84,7 +84,8 @@ const (
 	ServerFirst        // both closed, the server first
 	ClientReset
 	ServerReset
-	NumEndings = iota
+	RecordingOver // the recording ended first
+	NumEndings    = iota
 )
 
 // String returns the ending as a metric label.
@@ -104,6 +105,8 @@ func (e Ending) String() string {
 		return "client_reset"
 	case ServerReset:
 		return "server_reset"
+	case RecordingOver:
+		return "recording_over"
 	}
 	return fmt.Sprintf("ending_%d", uint8(e))
 }

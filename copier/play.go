@@ -1,0 +1,336 @@
+package copier
+
+import (
+	"context"
+	"sync/atomic"
+	"time"
+
+	"flowtwin/copier/capture"
+	"flowtwin/copier/offline"
+	"flowtwin/copier/report"
+)
+
+// How a recording is paced.
+const (
+	PaceClock  = "clock"  // as it was recorded
+	PaceTarget = "target" // as fast as the target answers
+)
+
+// A Replay is a recording to be replayed in the place of live packets.
+type Replay struct {
+	Files  []string // as [offline.Expand] returns them
+	Pace   string   // PaceClock or PaceTarget, "": the first
+	Speed  float64  // with PaceClock; 0: 1
+	MaxGap time.Duration
+	Loops  int // or offline.Forever; 0: once
+	Filter offline.Filter
+	Window offline.Window
+	DryRun bool
+}
+
+// A lead is how far a player may be ahead of the target. What is under way is
+// bounded, so that nothing is lost for want of room: neither in the lane, nor in
+// the queues of the sessions at the responder, which hold 8 MiB each.
+type lead struct {
+	segments, bytes uint64 // given to the lane, and not done with at the responder
+	sessions        uint64 // whose flow is over, and the account is not here
+}
+
+func leadFor(pace string) lead {
+	if pace == PaceTarget {
+		// The gate holds each session's turns; these bound how many sessions it has
+		// to hold. A round trip and the 20 ms between two words of the responder
+		// carry so many: 100,000 requests a second.
+		return lead{segments: 4096, bytes: 4 << 20, sessions: 256}
+	}
+	return lead{segments: 1 << 15, bytes: 6 << 20, sessions: 1 << 15}
+}
+
+const (
+	// poll is how soon a player looks again for room.
+	poll = time.Millisecond
+	// stuck is how long the target may move nothing at all until a player goes on
+	// without it: it is silent on connections that it has accepted.
+	stuck = 10 * time.Second
+)
+
+// A player is the source of a shard that replays a recording. Unlike a ring, it
+// waits: for the time of each packet, and for room ahead of the target. Its methods
+// but Wake and Stats are the shard's.
+type player struct {
+	shard *shard
+	feed  *offline.Feed
+	pace  string
+	speed float64
+	gap   int64 // the longest pause between two packets, 0 any
+	lead  lead
+
+	block *offline.Block
+	done  bool          // all is handed over
+	over  chan struct{} // closed when done
+	woken chan struct{}
+	waits *time.Timer
+
+	// The schedule. elapsed is the recorded time that was played, without what is
+	// cut out of long pauses.
+	started bool
+	begun   bool  // a packet of this loop was handed over
+	start   int64 // wall clock
+	last    int64 // recorded time of the packet before
+	elapsed int64
+	now     int64 // wall clock, of this block
+
+	// What was sent before this and will not be heard of any more.
+	forgiven report.Count
+	epoch    uint64
+	moved    report.Count // when it moved last
+	since    time.Time
+
+	played atomic.Int64 // recorded time, for the status
+}
+
+func newPlayer(feed *offline.Feed, r *Replay) *player {
+	p := &player{
+		feed: feed, pace: r.Pace, speed: r.Speed, gap: int64(r.MaxGap), lead: leadFor(r.Pace),
+		over: make(chan struct{}), woken: make(chan struct{}, 1), waits: time.NewTimer(time.Hour),
+	}
+	if p.speed == 0 {
+		p.speed = 1
+	}
+	return p
+}
+
+// Next waits until packets are due, a timeout at most.
+func (p *player) Next(timeout time.Duration) (bool, error) {
+	switch {
+	case p.done:
+		p.wait(timeout)
+		return false, nil
+	case p.shard.phase >= phaseDraining:
+		p.finish()
+		return false, nil
+	case !p.room(time.Now()):
+		p.wait(min(timeout, poll))
+		return false, nil
+	case !p.load(timeout):
+		return false, nil
+	}
+	now := time.Now()
+	p.now = now.UnixNano()
+	if !p.started {
+		p.started, p.start = true, p.now
+	}
+	if early := p.due() - p.now; early > 0 {
+		p.wait(min(timeout, time.Duration(early)))
+		return false, nil
+	}
+	return true, nil
+}
+
+// load sees to it that there is a block with a packet.
+func (p *player) load(timeout time.Duration) bool {
+	for {
+		if p.block != nil {
+			if _, ok := p.block.Peek(); ok {
+				return true
+			}
+			p.unload()
+		}
+		b, ok, came := p.receive(timeout)
+		switch {
+		case !came:
+			return false
+		case !ok:
+			p.finish()
+			return false
+		}
+		p.block = b
+	}
+}
+
+// unload gives a block back that is played.
+func (p *player) unload() {
+	if p.block.Last {
+		p.shard.cutAll()
+		p.begun = false
+	}
+	p.feed.GiveBack(p.block)
+	p.block = nil
+}
+
+// receive takes the next block, if it comes in time; !ok: it was the last.
+func (p *player) receive(timeout time.Duration) (b *offline.Block, ok, came bool) {
+	select {
+	case b, ok = <-p.feed.Blocks():
+		return b, ok, true
+	default:
+	}
+	if timeout == 0 {
+		return nil, false, false
+	}
+	p.waits.Reset(timeout)
+	defer p.waits.Stop()
+	select {
+	case b, ok = <-p.feed.Blocks():
+		return b, ok, true
+	case <-p.woken:
+	case <-p.waits.C:
+	}
+	return nil, false, false
+}
+
+// wait waits, or until Wake.
+func (p *player) wait(timeout time.Duration) {
+	if timeout <= 0 {
+		return
+	}
+	p.waits.Reset(timeout)
+	defer p.waits.Stop()
+	select {
+	case <-p.woken:
+	case <-p.waits.C:
+	}
+}
+
+// finish ends the playing: what is left of the flows ends.
+func (p *player) finish() {
+	if p.block != nil {
+		p.feed.GiveBack(p.block)
+		p.block = nil
+	}
+	p.shard.cutAll()
+	p.done = true
+	close(p.over)
+}
+
+// step returns how much recorded time is between the last packet and one at t.
+func (p *player) step(t int64) int64 {
+	if !p.begun {
+		return 0
+	}
+	return max(t-p.last, 0)
+}
+
+// due returns the wall clock's time at which the next packet is due.
+func (p *player) due() int64 {
+	if p.pace == PaceTarget {
+		return p.now
+	}
+	t, _ := p.block.Peek()
+	return p.dueAfter(p.shorten(p.step(t)))
+}
+
+func (p *player) shorten(step int64) int64 {
+	if p.gap > 0 {
+		return min(step, p.gap)
+	}
+	return step
+}
+
+func (p *player) dueAfter(step int64) int64 {
+	return p.start + int64(float64(p.elapsed+step)/p.speed)
+}
+
+// Packet fills c with the next packet that is due. Its time is the one at which it
+// was due: the lag that the responder measures is that behind the schedule.
+func (p *player) Packet(c *capture.Packet) bool {
+	t, ok := p.block.Peek()
+	if !ok {
+		return false
+	}
+	at := p.due()
+	if at > p.now {
+		return false
+	}
+	step := p.step(t)
+	p.elapsed += p.shorten(step)
+	// The shard's clock is the recording's: what waits, waits as long as it did.
+	p.shard.clock += step
+	if p.last = max(p.last, t); !p.begun {
+		p.begun, p.last = true, t
+	}
+	p.block.Packet(c)
+	c.Time, c.Recorded = at, t
+	if c.ToServer && p.pace != PaceTarget {
+		p.shard.book.Schedule.Add(time.Duration(p.now - at))
+	}
+	return true
+}
+
+// room reports whether the target is near enough.
+func (p *player) room(now time.Time) bool {
+	s := p.shard
+	if !s.up || s.lane.Room() < s.lane.Size()*3/4 {
+		return false
+	}
+	if s.epoch != p.epoch {
+		p.forgive()
+		p.epoch = s.epoch
+	}
+	ahead := p.ahead()
+	over := s.book.Sessions.Open - min(s.book.Flows.Live, s.book.Sessions.Open)
+	if ahead.Segments < p.lead.segments && ahead.Bytes < p.lead.bytes && over < p.lead.sessions {
+		p.since = time.Time{}
+		return true
+	}
+	if at := s.book.Moved; p.since.IsZero() || at != p.moved {
+		p.moved, p.since = at, now
+	}
+	if now.Sub(p.since) < stuck {
+		return false
+	}
+	p.forgive()
+	s.book.Stuck++
+	return over < 2*p.lead.sessions // sessions that never end are those of the responder's linger
+}
+
+// ahead is what was sent and is not done with.
+func (p *player) ahead() report.Count {
+	b := &p.shard.book
+	n := b.Client.Sent
+	n.Minus(b.Moved)
+	n.Minus(b.Sent.AfterClose)
+	n.Minus(p.forgiven)
+	return n
+}
+
+// forgive counts what is under way as done with.
+func (p *player) forgive() {
+	p.forgiven.Plus(p.ahead())
+	p.since = time.Time{}
+}
+
+// Release implements source. Blocks are given back when they are played.
+func (p *player) Release() {}
+
+// Wake makes a Next that waits return.
+func (p *player) Wake() { signal(p.woken) }
+
+// Stats returns what stands for a kernel's counts.
+func (p *player) Stats() capture.Stats { return capture.Stats{Packets: p.feed.Stats().Packets} }
+
+var _ source = (*player)(nil)
+
+// settle waits for the sessions of a recording that has been played, for as long
+// as they come nearer to their ends.
+func (c *copier) settle(failed context.Context) {
+	c.ask(phaseDraining)
+	for _, s := range c.shards {
+		for before := s.ledger(); ; {
+			wait, cancel := context.WithTimeout(failed, c.cfg.Drain)
+			await(wait, s.quiet)
+			quiet := wait.Err() == nil
+			cancel()
+			now := s.ledger()
+			if quiet || failed.Err() != nil {
+				break
+			}
+			if now.Moved == before.Moved && now.Sessions.Open == before.Sessions.Open {
+				c.cfg.Log.Warn("the target does not come to an end", "sessions", now.Sessions.Open, "waited", c.cfg.Drain)
+				break
+			}
+			before = now
+		}
+	}
+	c.finish(failed)
+}
