@@ -29,6 +29,7 @@ type Config struct {
 	Copies      float64       // sessions that replay each flow, on average, 1 to MaxCopies; 0: 1
 	Jitter      time.Duration // over which those behind the first are spread
 	Midstream   string        // MidstreamAdopt or MidstreamSkip, "": the first
+	Replay      *Replay       // a recording in the place of live packets, or nil
 	Drain       time.Duration
 	ReportFile  string // JSON ledger, "" none
 	Version     string
@@ -77,6 +78,13 @@ func (cfg Config) populate() (Config, error) {
 	if cfg.Shards == 0 {
 		cfg.Shards = shardsFor(runtime.GOMAXPROCS(0))
 	}
+	if cfg.Replay != nil {
+		r := *cfg.Replay
+		if err := r.populate(&cfg); err != nil {
+			return cfg, err
+		}
+		cfg.Replay = &r
+	}
 	if cfg.Sample == 0 {
 		cfg.Sample = 100
 	}
@@ -122,6 +130,9 @@ func (cfg Config) LimitCPUs() Config {
 	cpus := runtime.GOMAXPROCS(0)
 	if cfg.Shards == 0 {
 		cfg.Shards = shardsFor(cpus)
+	}
+	if cfg.Replay != nil {
+		cfg.Shards = 2 // one reads
 	}
 	runtime.GOMAXPROCS(min(cpus, max(cfg.Shards, cfg.Connections)+2))
 	return cfg

@@ -72,7 +72,7 @@ type shard struct {
 	used   int   // slots below this have been used
 	cursor int   // where the sweep goes on
 	worked int64 // how long the shard has been at work
-	swept  int64 // worked when that was
+	swept  int64
 	owed   int   // records that owe the lane a frame
 	book   report.Ledger
 
@@ -216,10 +216,14 @@ func (s *shard) fault(f packet.Fault) {
 func (s *shard) turn() {
 	s.lane.Flush()
 	s.receive()
-	if s.worked-s.swept < int64(tick) {
+	beat := s.clock
+	if s.player != nil {
+		beat = s.worked
+	}
+	if beat-s.swept < int64(tick) {
 		return
 	}
-	s.swept = s.worked
+	s.swept = beat
 	s.sweep()
 	s.lane.Flush()
 	s.publish()

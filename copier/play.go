@@ -86,12 +86,14 @@ type player struct {
 	moved    report.Count // when it moved last
 	since    time.Time
 
-	played atomic.Int64 // recorded time, for the status
+	loops    int
+	played   atomic.Int64  // recorded time, for the status
+	unplayed atomic.Uint64 // packets that were in the block when it was ended
 }
 
 func newPlayer(feed *offline.Feed, r *Replay) *player {
 	p := &player{
-		feed: feed, pace: r.Pace, speed: r.Speed, gap: int64(r.MaxGap), lead: leadFor(r.Pace),
+		feed: feed, pace: r.Pace, speed: r.Speed, gap: int64(r.MaxGap), lead: leadFor(r.Pace), loops: r.Loops,
 		over: make(chan struct{}), woken: make(chan struct{}, 1), waits: time.NewTimer(time.Hour),
 	}
 	if p.speed == 0 {
@@ -117,6 +119,7 @@ func (p *player) Next(timeout time.Duration) (bool, error) {
 	}
 	now := time.Now()
 	p.now = now.UnixNano()
+	p.played.Store(p.elapsed)
 	if !p.started {
 		p.started, p.start = true, p.now
 	}
@@ -195,6 +198,7 @@ func (p *player) wait(timeout time.Duration) {
 // finish ends the playing: what is left of the flows ends.
 func (p *player) finish() {
 	if p.block != nil {
+		p.unplayed.Add(uint64(p.block.Left()))
 		p.feed.GiveBack(p.block)
 		p.block = nil
 	}

@@ -30,6 +30,9 @@ func Run(ctx context.Context, cfg Config) (err error) {
 	if cfg, err = cfg.populate(); err != nil {
 		return err
 	}
+	if cfg.Replay != nil {
+		return replay(ctx, cfg)
+	}
 	client, err := tunnel.NewClient(cfg.tunnel())
 	if err != nil {
 		return err
@@ -69,6 +72,11 @@ type copier struct {
 	rings   []stater // of the shards
 	started time.Time
 
+	// Of a recording that is replayed, else not set.
+	player     *player
+	closeInput func()
+	flaw       error // of its files
+
 	sampling sampling
 	amount   amount // guarded by sampling.mu
 }
@@ -91,6 +99,9 @@ func (c *copier) run(ctx context.Context) error {
 	for _, s := range c.shards {
 		g.Go(s.run)
 	}
+	if c.player != nil {
+		g.Go(func() error { c.play(side); return nil })
+	}
 	g.Go(func() error { return c.connect(side) })
 	g.Go(func() error { c.report(side); return nil })
 	if c.cfg.Ramp > 0 {
@@ -101,6 +112,8 @@ func (c *copier) run(ctx context.Context) error {
 		select {
 		case <-ctx.Done():
 			c.drain(failed)
+		case <-c.over():
+			c.settle(failed)
 		case <-failed.Done():
 			c.finish(failed)
 		}
@@ -112,7 +125,7 @@ func (c *copier) run(ctx context.Context) error {
 	if err != nil && c.tunnel.Stats().Connects == 0 {
 		return err // it never began: a ledger of nothing would hide the reason
 	}
-	return errors.Join(err, c.final())
+	return errors.Join(err, c.final(), c.flaw)
 }
 
 // connect keeps the tunnel up. A responder that does not answer now may later;

@@ -71,10 +71,11 @@ func (c *copier) tellTLS(told []bool) {
 func (c *copier) summary() *report.Summary {
 	st := c.tunnel.Stats()
 	sum := &report.Summary{
-		Version: c.cfg.Version,
-		Started: c.started,
-		Sample:  c.sampled(),
-		Ended:   time.Now(),
+		Version:   c.cfg.Version,
+		Started:   c.started,
+		Sample:    c.sampled(),
+		Ended:     time.Now(),
+		Recording: c.recording(),
 		Tunnel: report.Tunnel{
 			Up: st.Up, Remote: st.Remote, Connects: st.Connects, RTT: st.RTT,
 			BytesSent: st.BytesSent, BytesReturned: st.BytesReturned,
@@ -92,6 +93,7 @@ func (c *copier) summary() *report.Summary {
 
 // final prints and writes the last ledger. The shards have ended.
 func (c *copier) final() error {
+	c.leftover()
 	sum := c.summary()
 	sum.Final = true
 	sum.Ledger.Close()

@@ -36,7 +36,7 @@ type raw struct {
 	maps       []string
 	server     string
 	inviteFile string
-	pcap       string
+	replay     replayFlags
 }
 
 // resolver looks up the addresses of names in maps.
@@ -70,7 +70,7 @@ func (r *raw) flags() *pflag.FlagSet {
 	fs.StringVarP(&r.logFile, "log", "l", "", "log to `FILE` (default: stderr)")
 	fs.StringVarP(&r.pidFile, "pid", "P", "", "write the process id to `FILE`")
 	fs.BoolVar(&r.json, "json", false, "log as JSON")
-	fs.StringVarP(&r.pcap, "input", "i", "", "replay the packets of `FILE` (not in this version)")
+	r.replay.add(fs)
 	fs.BoolVar(&r.version, "version", false, "print the version")
 	return fs
 }
@@ -95,6 +95,8 @@ Examples:
       port 80 of the container that process 4711 is in
   copier -x 6379-redis-copy:6379 --invite-file invite -d -l /var/log/copier.log -P /run/copier.pid
       in the background
+  copier -x 80-10.1.0.9:80 --invite-file invite -i 'monday-*.pcap.gz' -a 10
+      a recording, ten times as fast
 
 A map without a local address stands for all addresses of this host; one with a
 local address goes before it. kill -USR1 prints the status; SIGINT or SIGTERM ends
@@ -117,8 +119,6 @@ func parseFlags(args []string, getenv func(string) string, names resolver) (opti
 		return r.options, nil
 	case fs.NArg() > 0:
 		return r.options, fmt.Errorf("%q: not a flag; see --help", fs.Arg(0))
-	case fs.Changed("input"):
-		return r.options, errors.New("-i: replaying files comes with a later version; this one copies live traffic")
 	case len(r.maps) == 0:
 		return r.options, errors.New("-x: no map given, such as -x 80-192.168.44.137:80; see --help")
 	case fs.Changed("shards") && r.config.Shards < 1:
@@ -145,6 +145,12 @@ func parseFlags(args []string, getenv func(string) string, names resolver) (opti
 	var err error
 	if r.config.Maps, err = parseMaps(ctx, r.maps, names); err != nil {
 		return r.options, err
+	}
+	if r.config.Replay, err = r.replay.parse(fs); err != nil {
+		return r.options, err
+	}
+	if r.config.Replay != nil && r.config.Replay.DryRun {
+		return r.options, nil
 	}
 	return r.options, r.invite(getenv)
 }

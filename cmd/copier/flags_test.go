@@ -146,7 +146,21 @@ func TestParseFlags(t *testing.T) {
 		{name: "broken invite", args: []string{"-s", invite[:len(invite)-2] + "AA"}, err: "-s: invite is malformed"},
 		{name: "half an invite", args: []string{"-s", invite[:40]}, err: "-s: invite is malformed"},
 		{name: "two invites", args: []string{"-s", invite, "--invite-file", file}, err: "give one of the two"},
-		{name: "a file to replay", args: []string{"-i", "test.pcap"}, env: env, err: "later version"},
+		{name: "no file to replay", args: []string{"-i", "no*.pcap"}, env: env, err: "-i: no*.pcap: no such file"},
+		{name: "a file to replay", args: []string{"-i", file, "-a", "10", "--loop", "forever", "--max-gap", "2s"}, env: env, check: func(o options) bool {
+			r := o.config.Replay
+			return r != nil && slices.Equal(r.Files, []string{file}) && r.Speed == 10 && r.Loops == -1 && r.MaxGap == 2*time.Second
+		}},
+		{name: "dry run needs no invite", args: []string{"-i", file, "--dry-run"}, check: func(o options) bool { return o.config.Replay.DryRun }},
+		{name: "pace", args: []string{"-i", file, "--pace", "fast"}, env: env, err: "--pace"},
+		{name: "two paces", args: []string{"-i", file, "--pace", "target", "-a", "2"}, env: env, err: "the target sets the pace"},
+		{name: "no speed", args: []string{"-i", file, "-a", "0"}, env: env, err: "-a: 0"},
+		{name: "loops", args: []string{"-i", file, "--loop", "0"}, env: env, err: "--loop"},
+		{name: "loops of standard input", args: []string{"-i", "-", "--loop", "2"}, env: env, err: "read only once"},
+		{name: "filter", args: []string{"-i", file, "--filter", "host"}, env: env, err: "--filter"},
+		{name: "start", args: []string{"-i", file, "--start", "tomorrow"}, env: env, err: "--start"},
+		{name: "live flag with a file", args: []string{"-i", file, "--interface", "lo"}, env: env, err: "--interface: is for live packets"},
+		{name: "file's flag without one", args: []string{"-a", "10"}, env: env, err: "--accelerate: is for replaying files"},
 		{name: "shards", args: []string{"--shards", "0"}, env: env, err: "--shards"},
 		{name: "connections", args: []string{"--connections", "99"}, env: env, err: "--connections"},
 		{name: "drain", args: []string{"--drain", "-1s"}, env: env, err: "--drain"},

@@ -40,8 +40,8 @@ func shortHint(letter string) string {
 		return "what is copied is chosen by -x and --interface"
 	case "W":
 		return "copies that do not wait for answers are made by responder --gate off"
-	case "g", "a", "I":
-		return "copies are made at the speed of their clients in this version"
+	case "g", "I":
+		return "copies are made at the speed of their clients; the pauses of a recording (-i) are bounded by --max-gap"
 	case "f", "H":
 		return "not needed: the responder gives every connection an address and port of its own"
 	case "t", "k":

@@ -47,6 +47,9 @@ func (b *Block) add(r *record, toServer, checked bool) {
 	b.data = append(b.data, r.data...)
 }
 
+// Left returns how many packets are left.
+func (b *Block) Left() int { return len(b.entries) - b.next }
+
 // Peek returns the time of the next packet; false: there is none.
 func (b *Block) Peek() (time int64, ok bool) {
 	if b.next == len(b.entries) {

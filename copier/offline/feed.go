@@ -188,10 +188,10 @@ func (f *Feed) loop(ctx context.Context, r *recording) error {
 		if err != nil {
 			return err
 		}
-		f.counts.packets.Add(1)
 		p := &from.at
 		toServer, ok := f.wanted(p)
 		if !ok {
+			f.counts.packets.Add(1)
 			continue
 		}
 		if b.full(len(p.data)) {
@@ -200,6 +200,7 @@ func (f *Feed) loop(ctx context.Context, r *recording) error {
 				return err
 			}
 		}
+		f.counts.packets.Add(1)
 		b.add(p, toServer, f.checked(p, toServer))
 		if f.fault == packet.Truncated || f.fault == packet.OK && toServer && !f.view.Whole() {
 			f.tellCut(from)

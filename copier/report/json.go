@@ -32,6 +32,8 @@ type document struct {
 	Tunnel     tunnelJSON        `json:"tunnel"`
 	LagNs      map[string]uint64 `json:"lag_ns,omitempty"`
 	BadReturns uint64            `json:"bad_returns"`
+
+	Recording *recordingJSON `json:"recording,omitempty"` // of replayed files
 }
 
 type packetsJSON struct {
@@ -151,6 +153,7 @@ func (s *Summary) MarshalJSON() ([]byte, error) {
 			l.Answers.Online, l.Answers.Target, l.Answers.Absorbed, l.Answers.Same, l.Answers.Different,
 			l.Answers.Turns, l.Answers.HeldMax, l.Answers.Headers, l.Answers.HeadersDropped,
 		},
+		Recording: s.Recording.json(l),
 		Tunnel: tunnelJSON{
 			s.Tunnel.Up, s.Tunnel.Remote, s.Tunnel.Connects, int64(s.Tunnel.RTT), s.Tunnel.BytesSent, s.Tunnel.BytesReturned,
 		},

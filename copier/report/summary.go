@@ -16,6 +16,8 @@ type Summary struct {
 	Kernel  Kernel
 	Tunnel  Tunnel
 	Ledger  Ledger
+
+	Recording *Recording // that is replayed, or nil
 }
 
 // Kernel is what the rings' kernel side has counted.
@@ -45,6 +47,9 @@ type Loss struct {
 // has been left without a name.
 func (s *Summary) Check() []string {
 	wrong := s.Ledger.Check()
+	if s.Recording != nil && s.Final {
+		wrong = append(wrong, s.Recording.check(&s.Ledger)...)
+	}
 	if n := s.Ledger.Sent.InFlight; s.Final && n != (Count{}) {
 		wrong = append(wrong, fmt.Sprintf("in flight at the end: %d segments, %d bytes", n.Segments, n.Bytes))
 	}
@@ -180,6 +185,9 @@ func (s *Summary) Attrs() []any {
 	}
 	if l.Copies.Asked > 0 {
 		attrs = append(attrs, "copies", l.Copies.Asked, "copies_open", l.Copies.Open, "amplified", l.factor())
+	}
+	if s.Recording != nil {
+		attrs = append(attrs, s.Recording.attrs(l)...)
 	}
 	if p50, ok := l.Lag.Quantile(0.5); ok {
 		p99, _ := l.Lag.Quantile(0.99)

@@ -51,6 +51,9 @@ func (s *Summary) AppendText(b []byte) []byte {
 	if s.Sample < 100 {
 		p.b = fmt.Appendf(p.b, "sampled: %s of the connections; of the others, which the kernel's filter refuses, nothing is known\n\n", sampled(s.Sample))
 	}
+	if s.Recording != nil {
+		s.Recording.text(p, l)
+	}
 	s.packets(p)
 	l.flows(p)
 	l.client(p)

@@ -27,13 +27,13 @@ var table = map[string][]string{
 	"copier/report":              {"internal/packet", "internal/flow", "tunnel/frame"},
 	"copier": {
 		"internal/packet", "internal/flow", "internal/http1", "tunnel", "tunnel/frame",
-		"copier/capture", "copier/report", "internal/ctl",
+		"copier/capture", "copier/offline", "copier/report", "internal/ctl",
 	},
 	"responder/replay": {"internal/packet", "internal/flow", "tunnel/frame"},
 	"responder": {
 		"internal/packet", "internal/flow", "tunnel", "tunnel/frame", "netstack", "responder/replay", "internal/ctl",
 	},
-	"cmd/copier":        {"copier", "copier/report", "internal/cli", "internal/ctl", "tunnel"},
+	"cmd/copier":        {"copier", "copier/offline", "copier/report", "internal/cli", "internal/ctl", "tunnel"},
 	"cmd/responder":     {"responder", "internal/cli", "internal/ctl", "tunnel"},
 	"internal/testnet":  {},
 	"internal/archtest": {},
