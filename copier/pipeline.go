@@ -73,7 +73,7 @@ type shard struct {
 	cursor int   // where the sweep goes on
 	worked int64 // how long the shard has been at work
 	swept  int64
-	owed   int   // records that owe the lane a frame
+	owed   int // records that owe the lane a frame
 	book   report.Ledger
 
 	asked atomic.Int32 // phase, set by Run

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net/netip"
 	"os"
 	"slices"
 	"strings"
@@ -49,6 +50,9 @@ type anySelector struct{}
 
 // Select implements selector: shards sample by themselves.
 func (anySelector) Select([]capture.Match, flow.Choice) error { return nil }
+
+// Addrs implements selector: those of this host are not the recording's.
+func (anySelector) Addrs() []netip.Addr { return nil }
 
 // replay copies a recording, in the place of [Run]. It needs no privileges, and ends
 // when all of it is played and the sessions are over, or before, when ctx ends.
