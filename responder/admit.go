@@ -52,6 +52,7 @@ func (l *lane) begin(s *session, o *frame.Open) {
 		s.forgone = copies - 1
 		return
 	}
+	s.sessions = 1
 	jitter := time.Duration(o.Jitter) * time.Millisecond
 	for n := 1; n < copies; n++ {
 		c := &session{flow: s.flow, number: n, target: s.target, baseSeen: s.baseSeen}
@@ -59,6 +60,7 @@ func (l *lane) begin(s *session, o *frame.Open) {
 			s.forgone++
 			continue
 		}
+		s.sessions++
 		c.late = flow.Late(&o.Key.Client, o.Key.ClientPort, n, jitter)
 		l.fan(s, c.lease.Shard).add(c)
 	}
@@ -71,6 +73,10 @@ func (h *host) refuses(sessions int) frame.CloseHow {
 		return frame.ClosedDrain
 	case h.open.Load()+int64(sessions) > h.most: // other lanes' readers may pass it by a flow each
 		return frame.ClosedRejected
+	}
+	now := time.Now()
+	if !h.bytes.open(0, now) || !h.connections.open(float64(sessions), now) {
+		return frame.ClosedRate
 	}
 	return 0
 }

@@ -40,6 +40,11 @@ type Config struct {
 	Shards     int            // 0: one for each CPU, at most 4
 	Sessions   int            // at most, 0: 200,000
 	GateOff    bool
+
+	// New flows are refused while more is under way, 0 without a limit: connections
+	// (copies are some) and bytes for targets, by the second.
+	RateConnections, RateBytes float64
+
 	Settle     time.Duration // 0: DefaultSettle
 	MaxHold    time.Duration // 0: DefaultMaxHold
 	Drain      time.Duration
@@ -101,6 +106,8 @@ func (cfg Config) populate() (Config, error) {
 		return cfg, fmt.Errorf("config: Shards: %d is not within 1..%d", cfg.Shards, maxShards)
 	case cfg.Sessions < 1:
 		return cfg, fmt.Errorf("config: Sessions: %d is less than 1", cfg.Sessions)
+	case !(cfg.RateConnections >= 0) || !(cfg.RateBytes >= 0):
+		return cfg, errors.New("config: RateConnections, RateBytes: less than 0")
 	case cfg.Settle < 0 || cfg.MaxHold < 0 || cfg.Drain < 0 || cfg.InviteTTL < 0:
 		return cfg, errors.New("config: Settle, MaxHold, Drain, InviteTTL: a time is negative")
 	}

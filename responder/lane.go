@@ -57,10 +57,12 @@ type host struct {
 	open     atomic.Int64 // sessions, those that were refused not counted
 	most     int64
 	draining atomic.Bool
-	received tally // client data that lanes brought
-	stray    tally // the part of it that is of no session, or behind its account
-	batches  sync.Pool
-	watches  watches
+	// What may be taken of new flows in a second; copies count as connections.
+	connections, bytes rate
+	received           tally // client data that lanes brought
+	stray              tally // the part of it that is of no session, or behind its account
+	batches            sync.Pool
+	watches            watches
 }
 
 // count counts frames and the client data in them.
@@ -131,7 +133,11 @@ func (l *lane) run(ended <-chan struct{}) error {
 // sort hands each frame to the batch of its flow's shard.
 func (l *lane) sort(frames []byte) error {
 	var received, stray count
+	spent := 0 // bytes for targets, copies included
 	defer func() {
+		if spent > 0 {
+			l.host.bytes.spend(float64(spent), time.Now())
+		}
 		l.host.received.add(&received)
 		l.host.stray.add(&stray)
 	}()
@@ -164,6 +170,9 @@ func (l *lane) sort(frames []byte) error {
 		if s == nil {
 			stray.add(carried)
 			continue
+		}
+		if s.refused == 0 {
+			spent += carried * s.sessions
 		}
 		b := l.batch(s.lease.Shard)
 		b.add(t, s, body)

@@ -205,8 +205,13 @@ type server struct {
 func newServer(cfg Config, n network) *server {
 	r := &server{
 		cfg: cfg, log: cfg.Log, net: n, stop: make(chan struct{}), peers: make(map[peer]struct{}),
-		host: &host{net: n, most: int64(cfg.Sessions), watches: watches{log: cfg.Log, iface: n.Name()}},
+		host: &host{
+			net: n, most: int64(cfg.Sessions),
+			watches: watches{log: cfg.Log, iface: n.Name()},
+		},
 	}
+	r.host.connections.set(cfg.RateConnections, time.Now())
+	r.host.bytes.set(cfg.RateBytes, time.Now())
 	for i := range n.Shards() {
 		w := newWorker(i, n.Stack(i), cfg.replay(), &r.host.open)
 		r.host.workers = append(r.host.workers, w)

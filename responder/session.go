@@ -20,8 +20,9 @@ type session struct {
 	number int // 0: the flow's own session, else one of its copies
 
 	// Copies; set by the reader in the flow's own session.
-	fans    []*fan
-	forgone int // how many were refused: with the flow, or for want of an address
+	fans     []*fan
+	sessions int // with the flow's own
+	forgone  int // how many were refused: with the flow, or for want of an address
 
 	// How it is to begin; set by the reader.
 	lease    netstack.Lease

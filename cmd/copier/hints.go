@@ -59,7 +59,7 @@ func shortHint(letter string) string {
 // longHint tells whose flag it is.
 func longHint(name string) string {
 	switch name {
-	case "client-pool", "gate", "max-hold", "settle", "allow", "listen", "advertise", "invite-ttl", "state-dir", "max-sessions":
+	case "client-pool", "gate", "max-hold", "settle", "allow", "listen", "advertise", "invite-ttl", "state-dir", "max-sessions", "rate-connections", "rate-bytes":
 		return "is a flag of responder"
 	}
 	return ""

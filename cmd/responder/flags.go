@@ -32,7 +32,9 @@ type raw struct {
 	allow  []string
 	pool   []string
 	gate   string
-	client string
+
+	connections, bytes string // rates
+	client             string
 }
 
 func (r *raw) flags() *pflag.FlagSet {
@@ -51,6 +53,8 @@ func (r *raw) flags() *pflag.FlagSet {
 	fs.BoolVar(&c.Force, "client-address-force", false, "with --client-address=original: also where others are connected to the target, who will get no answers")
 	fs.IntVar(&c.Shards, "shards", 0, "stacks and TUN queues, `N` (default: one for each CPU, at most 4)")
 	fs.IntVar(&c.Sessions, "max-sessions", 200_000, "refuse flows beyond `N` sessions")
+	fs.StringVar(&r.connections, "rate-connections", "", "refuse flows beyond `N` connections a second, copies included (default: none are refused)")
+	fs.StringVar(&r.bytes, "rate-bytes", "", "refuse new flows while clients' bytes for the targets are more than `SIZE` a second, such as 10M (default: none are)")
 	fs.StringVar(&r.gate, "gate", "turn", "turn: a request waits until the target has answered the one before it; off: it does not")
 	fs.DurationVar(&c.MaxHold, "max-hold", responder.DefaultMaxHold, "the longest that a request waits")
 	fs.DurationVar(&c.Settle, "settle", responder.DefaultSettle, "an answer of other length than online is over when the target has been quiet for so long")
@@ -137,8 +141,27 @@ func parseFlags(args []string) (options, error) {
 			return r.options, err
 		}
 	}
+	if err := r.rates(); err != nil {
+		return r.options, err
+	}
 	c.Pool, err = parsePool(r.pool)
 	return r.options, err
+}
+
+// rates reads the flags that are so much a second.
+func (r *raw) rates() (err error) {
+	c := &r.config
+	if r.connections != "" {
+		if c.RateConnections, err = responder.ParseRate(r.connections); err != nil {
+			return fmt.Errorf("--rate-connections: %w", err)
+		}
+	}
+	if r.bytes != "" {
+		if c.RateBytes, err = responder.ParseRate(r.bytes); err != nil {
+			return fmt.Errorf("--rate-bytes: %w", err)
+		}
+	}
+	return nil
 }
 
 // choices reads the flags that have one of a few values.

@@ -54,6 +54,7 @@ func TestParseFlags(t *testing.T) {
 			c.StateDir, c.Shards, c.Sessions, c.ReportFile = "/s", 3, 10, "r.json"
 		})},
 		{"--client-address=original --client-address-force", with(func(c *responder.Config) { c.Original, c.Force = true, true })},
+		{"--rate-connections 500 --rate-bytes 10M/s", with(func(c *responder.Config) { c.RateConnections, c.RateBytes = 500, 10e6 })},
 		{"-d -l log -P pid --json", options{config: defaults, daemon: true, logFile: "log", pidFile: "pid", json: true}},
 	}
 	for _, tt := range tests {
@@ -92,14 +93,16 @@ func TestParseFlagsNamesTheFlag(t *testing.T) {
 
 		"--advertise " + strings.Repeat("host,", 16) + "host": "17",
 		"--advertise " + strings.Repeat("x", 256):             "256 bytes",
-		"--settle -1s":     "--settle",
-		"--drain -1s":      "--drain",
-		"--invite-ttl 0":   "--invite-ttl",
-		"--shards 0":       "--shards",
-		"--max-sessions 0": "--max-sessions",
-		"--no-such-flag":   "no-such-flag",
-		"extra":            "extra",
-		"--drain soon":     "drain",
+		"--settle -1s":            "--settle",
+		"--rate-connections many": "--rate-connections",
+		"--rate-bytes 0":          "--rate-bytes",
+		"--drain -1s":             "--drain",
+		"--invite-ttl 0":          "--invite-ttl",
+		"--shards 0":              "--shards",
+		"--max-sessions 0":        "--max-sessions",
+		"--no-such-flag":          "no-such-flag",
+		"extra":                   "extra",
+		"--drain soon":            "drain",
 
 		"--client-address=own":   "--client-address",
 		"--client-address-force": "--client-address=original",

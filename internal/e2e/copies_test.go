@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/netip"
 	"strings"
+	"syscall"
 	"testing"
 
 	"flowtwin/internal/e2e/rig"
@@ -126,5 +127,33 @@ func TestEachConnectionSeveralTimes(t *testing.T) {
 	s.quiet()
 	if out := responder.Stdout(); !strings.Contains(out, "sums       ok") {
 		t.Errorf("responder says\n%s", out)
+	}
+}
+
+// A responder that is given no more than a rate must refuse whole connections, and
+// both sides must say so.
+func TestConnectionsBeyondTheRateAreRefusedWhole(t *testing.T) {
+	s := newScene(t, testnet.LabConfig{})
+	_, target := s.serve(port, port)
+	copier, responder := s.copies(httpMap, "--rate-connections", "0.01")
+	const connections = 20
+	s.make(traffic.Load{Name: "rate", Clients: 1, Rounds: connections, Requests: 3, Bodies: []int{50}}, s.dialer(port))
+	rig.Until(s.within(), func() bool {
+		_ = responder.Signal(syscall.SIGUSR1)
+		return strings.Contains(responder.Output(), fmt.Sprintf(" rate=%d ", connections-1))
+	})
+	report := s.end(copier, responder)
+	// The first one fills the bucket's second.
+	if closed := report.Sessions.Closed; closed["rate"] != connections-1 || report.Sessions.Established != 1 {
+		t.Errorf("ledger: sessions %+v, want all but one refused for the rate", report.Sessions)
+	}
+	if d := report.Sent.Dropped["rate"]; d.Segments != 3*(connections-1) || report.Sent.Delivered.Segments != 3 {
+		t.Errorf("ledger: sent %+v", report.Sent)
+	}
+	if conns, requests, _ := target.Counts(); conns != 1 || requests != 3 {
+		t.Errorf("target saw %d connections with %d requests", conns, requests)
+	}
+	if !strings.Contains(responder.Stdout(), fmt.Sprintf("closed   %d rate", connections-1)) {
+		t.Errorf("responder says\n%s", responder.Stdout())
 	}
 }
