@@ -95,8 +95,8 @@ func (s *shard) meet(c *claim) (uint32, bool) {
 const pendingShare = 8
 
 // insert takes a slot for the tuple. The oldest of the pending flows makes way when
-// these are too many, and the one that was shunned
-// first, or else observed first, when the table is full.
+// these are too many; and when the table is full the one that was shunned first, or
+// else the first that waits, or is observed.
 func (s *shard) insert() (uint32, bool) {
 	if s.book.Flows.Pending >= uint64(max(s.table.Max()/pendingShare, 1)) {
 		oldest := s.pending.first - 1
@@ -105,6 +105,10 @@ func (s *shard) insert() (uint32, bool) {
 	if s.table.Len() == s.table.Max() && s.shunned.first != 0 {
 		oldest := s.shunned.first - 1
 		s.free(oldest, s.table.At(oldest))
+	}
+	if s.table.Len() == s.table.Max() && s.waiting.first != 0 {
+		oldest := s.waiting.first - 1
+		s.leave(oldest, s.table.At(oldest))
 	}
 	if s.table.Len() == s.table.Max() && s.observed.first != 0 {
 		s.unobserve()
@@ -127,6 +131,8 @@ func (s *shard) begin(slot uint32, at int, c *claim) {
 	r.scaled = c.scaled
 	r.mapped = uint16(at)
 	r.asm.Start(c.iss)
+	r.got = c.iss.Add(1)
+	r.born, r.pro.open = true, true
 	s.push(&s.pending, slot)
 }
 
@@ -194,15 +200,18 @@ func (r *record) answers(irs packet.Seq) {
 	r.answerNxt = irs.Add(1)
 }
 
-// admit opens the flow at the responder, or refuses it and says why.
+// admit opens the flow at the responder, makes it wait for that, or refuses it and
+// says why.
 func (s *shard) admit(slot uint32, r *record) (report.Reason, bool) {
 	switch {
 	case s.phase != phaseRunning:
 		return s.refuse(slot, r, report.Draining), false
 	case !s.up:
-		return s.refuse(slot, r, report.TunnelDown), false
+		s.park(slot, r, report.TunnelDown)
+		return report.None, true
 	case s.lane.Room() < s.lane.Size()/2:
-		return s.refuse(slot, r, report.Overload), false
+		s.park(slot, r, report.Overload)
+		return report.None, true
 	}
 	s.opening = frame.Open{
 		Key:  flow.Key{Tuple: s.tuple, ISS: r.iss},
@@ -213,16 +222,18 @@ func (s *shard) admit(slot uint32, r *record) (report.Reason, bool) {
 	}
 	s.amplify()
 	if !s.lane.Open(slot, &s.opening) {
-		if s.lane.Up() {
-			return s.refuse(slot, r, report.Overload), false
+		why := report.Overload
+		if !s.lane.Up() {
+			why = report.TunnelDown
 		}
-		return s.refuse(slot, r, report.TunnelDown), false
+		s.park(slot, r, why)
+		return report.None, true
 	}
 	s.remove(&s.pending, slot)
 	r.state = stateCopying
 	s.book.Open()
 	s.book.Copies.Ask(s.opening.Copies)
-	return 0, true
+	return report.None, true
 }
 
 // refuse ends a flow that was not opened, and returns why.

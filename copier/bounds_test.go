@@ -73,7 +73,7 @@ func TestDeadConnectionsLeave(t *testing.T) {
 			b.feed(c.data("a"), c.fin())
 			b.lane.close(b.session(), frame.ClosedBoth)
 		},
-		"given up": func(b *bench, c *conn) { b.lane.full = true; b.feed(c.data("a")) },
+		"given up": func(b *bench, c *conn) { b.feed(c.data("a")); c.data("lost"); b.feed(c.data("b"), c.answer(1)) },
 	}
 	for name, script := range tests {
 		t.Run(name, func(t *testing.T) {
@@ -154,7 +154,7 @@ func TestManyMidstreamFlows(t *testing.T) {
 		}
 	}
 	// A few may be forgotten where many happen to have the same place.
-	if got := b.book.Flows.Refused[report.Midstream]; got < flows || got > flows+flows/1000 {
+	if got := b.book.Flows.Refused[report.Midstream]; got < flows || got > flows+flows/200 {
 		t.Errorf("%d midstream flows, want %d", got, flows)
 	}
 	b.check()
@@ -184,7 +184,7 @@ func TestMemoryForgetsEnded(t *testing.T) {
 
 // What is said of their sizes.
 func TestSizes(t *testing.T) {
-	if n := reflect.TypeFor[record]().Size(); n > 176 {
+	if n := reflect.TypeFor[record]().Size(); n > 240 {
 		t.Errorf("a record has %d bytes", n)
 	}
 	if n := reflect.TypeFor[memo]().Size(); n > 52 {

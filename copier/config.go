@@ -17,10 +17,9 @@ import (
 
 // Config configures [Run].
 type Config struct {
-	Target
-	More  []Target // that get the same
-	Split bool     // each client goes to one of the targets only
-
+	Maps        []tunnel.Map
+	Invite      tunnel.Invite
+	Server      string        // host[:port] instead of the invite's addresses, "" none
 	Interfaces  []string      // empty: all that are up
 	NetNS       string        // where to capture: a network namespace's file or a process in it, "" here
 	Shards      int           // 0: one for every 4 CPUs, 1 to 4
@@ -34,16 +33,12 @@ type Config struct {
 	Drain       time.Duration
 	ReportFile  string // JSON ledger, "" none
 	Version     string
+	InjectLoss  float64 // share of the captured packets that is thrown away, for tests
 
 	Log    *slog.Logger
 	Out    io.Writer        // the final ledger
 	Status <-chan os.Signal // print a status line now
 	Ready  func()           // called when packets are captured and the responder has answered or was found silent
-
-	// Of one of several targets.
-	name        string // "": there is only one
-	status      chan os.Signal
-	part, parts int // of the clients, with Split
 }
 
 // What becomes of connections that began before the copier.
@@ -103,14 +98,9 @@ func (cfg Config) populate() (Config, error) {
 	if cfg.Connections == 0 {
 		cfg.Connections = 1
 	}
-	for _, t := range append([]Target{cfg.Target}, cfg.More...) {
-		if len(t.Maps) == 0 {
-			return cfg, errors.New("maps: none given")
-		}
-	}
 	switch {
-	case cfg.Split && len(cfg.More) == 0:
-		return cfg, errors.New("split: there is one target only")
+	case len(cfg.Maps) == 0:
+		return cfg, errors.New("maps: none given")
 	case cfg.Shards < 1 || cfg.Shards > maxShards:
 		return cfg, fmt.Errorf("shards: %d is not within 1..%d", cfg.Shards, maxShards)
 	case cfg.Connections < 1 || cfg.Connections > tunnel.MaxConnections:
@@ -125,6 +115,8 @@ func (cfg Config) populate() (Config, error) {
 		return cfg, fmt.Errorf("copies: %v is not within 1..%d", cfg.Copies, MaxCopies)
 	case cfg.Jitter < 0 || cfg.Jitter > MaxJitter:
 		return cfg, fmt.Errorf("jitter: %v is not within 0..%v", cfg.Jitter, MaxJitter)
+	case cfg.InjectLoss < 0 || cfg.InjectLoss > 1:
+		return cfg, fmt.Errorf("injected loss: %v is not within 0..1", cfg.InjectLoss)
 	case cfg.Drain < 0:
 		return cfg, fmt.Errorf("drain: %v is negative", cfg.Drain)
 	}
@@ -145,7 +137,7 @@ func (cfg Config) LimitCPUs() Config {
 	if cfg.Replay != nil {
 		cfg.Shards = 2 // one reads
 	}
-	runtime.GOMAXPROCS(min(cpus, max(cfg.Shards, cfg.Connections)*(1+len(cfg.More))+2))
+	runtime.GOMAXPROCS(min(cpus, max(cfg.Shards, cfg.Connections)+2))
 	return cfg
 }
 
@@ -168,7 +160,7 @@ func (cfg *Config) capture() capture.Config {
 		Log:        cfg.Log,
 	}
 	c.Matches = cfg.matches()
-	c.Choice = cfg.choice(flow.Sampled(cfg.first()))
+	c.Choice = choice(flow.Sampled(cfg.first()))
 	return c
 }
 

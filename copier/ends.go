@@ -14,9 +14,26 @@ func (s *shard) end(r *record) {
 	r.state = stateEnded
 }
 
-// giveUp ends the copying of an open flow that lives on; how its client may end
-// it is no longer of interest.
-func (s *shard) giveUp(slot uint32, r *record, why report.Reason) {
+// giveUp ends the session of an open flow that lives on. A flow that can go on with
+// another one waits for it, and is returned; how the client of any other may end it
+// is no longer of interest.
+func (s *shard) giveUp(slot uint32, r *record, why report.Reason) (uint32, *record, bool) {
+	if r.state == stateWaiting {
+		return slot, r, true
+	}
+	if slot, r, ok := s.suspend(slot, r, why); ok {
+		return slot, r, true
+	}
+	s.forsake(slot, r, why)
+	return slot, r, false
+}
+
+// forsake gives up a flow for good.
+func (s *shard) forsake(slot uint32, r *record, why report.Reason) {
+	if r.state == stateWaiting {
+		s.leave(slot, r)
+		return
+	}
 	s.abandon(r, why)
 	r.state = stateGivenUp
 	s.control(slot, r, frame.TypeAbort)
@@ -58,7 +75,7 @@ func (s *shard) over(slot uint32, r *record) {
 func (s *shard) compare(r *record) {
 	switch {
 	case r.ending != report.ClientFirst && r.ending != report.ServerFirst:
-	case r.absorbed == r.answered:
+	case int64(r.absorbed) == int64(r.answered)-r.less:
 		s.book.Answers.Same++
 	default:
 		s.book.Answers.Different++
@@ -74,6 +91,9 @@ func (s *shard) replace(slot uint32) {
 		return
 	case stateObserved:
 		s.refuse(slot, r, report.Midstream)
+		return
+	case stateWaiting:
+		s.leave(slot, r)
 		return
 	case stateCopying, stateFinHeld, stateFinSent:
 		s.giveUp(slot, r, report.Replaced)
@@ -99,17 +119,18 @@ func (s *shard) free(slot uint32, r *record) {
 		// What may still come of a flow that was given up is dropped for that reason.
 		s.known.put(memo{tuple: tuple, iss: r.iss, next: r.asm.Next(), drop: r.drop}, s.clock)
 	}
+	s.prologues.drop(&r.pro)
 	r.state = stateFree
 	s.table.Free(slot)
 }
 
-// discard drops what of the flow is stored and still waits.
-func (s *shard) discard(r *record, why report.Reason) {
+// discard drops what of the flow is stored and still waits, and returns how much.
+func (s *shard) discard(r *record, why report.Reason) (bytes int) {
 	segments, bytes := r.asm.Drop(s.store)
-	if segments == 0 {
-		return
+	if segments > 0 {
+		s.book.Client.Dropped[why].Plus(report.Count{Segments: uint64(segments), Bytes: uint64(bytes)})
 	}
-	s.book.Client.Dropped[why].Plus(report.Count{Segments: uint64(segments), Bytes: uint64(bytes)})
+	return bytes
 }
 
 // control sends a frame that ends a flow. When the lane has no room the record
@@ -122,9 +143,9 @@ func (s *shard) control(slot uint32, r *record, t frame.Type) {
 	var ok bool
 	switch t {
 	case frame.TypeFin:
-		ok = s.lane.Fin(slot, r.seen)
+		ok = s.lane.Fin(slot, r.since(r.seen))
 	case frame.TypeReset:
-		ok = s.lane.Reset(slot, r.seen)
+		ok = s.lane.Reset(slot, r.since(r.seen))
 	default:
 		ok = s.lane.Abort(slot, abortReason(r.drop))
 	}
@@ -158,8 +179,11 @@ func (s *shard) settle(slot uint32, r *record, c *frame.Closed) {
 	r.absorbed = c.AnswerBytes
 	switch r.state {
 	case stateCopying, stateFinHeld:
-		s.abandon(r, report.SessionOver)
-		s.shun(slot, r)
+		// A responder that stops ends its sessions in order; another will be there.
+		if c.How != frame.ClosedDrain || !s.suspendHere(slot, r, report.SessionOver) {
+			s.abandon(r, report.SessionOver)
+			s.shun(slot, r)
+		}
 	case stateFinSent:
 		r.state = stateSettled
 	case stateGivenUp:
@@ -195,6 +219,9 @@ func (s *shard) loseAll() {
 			s.free(slot, r)
 			continue
 		case r.state.open():
+			if s.suspendHere(slot, r, report.TunnelLost) {
+				continue
+			}
 			s.abandon(r, report.TunnelLost)
 		}
 		s.shun(slot, r)
@@ -217,6 +244,8 @@ func (s *shard) giveUpAll() {
 			s.refuse(slot, r, report.Draining)
 		case r.state == stateObserved:
 			s.refuse(slot, r, report.Midstream)
+		case r.state == stateWaiting:
+			s.leave(slot, r)
 		case r.state.open():
 			s.giveUp(slot, r, report.Draining)
 		case r.state == stateSettled:

@@ -90,9 +90,10 @@ func TestEnds(t *testing.T) {
 		}, "ab", "", func(b *bench) bool { return b.book.Flows.Seen == 1 }},
 
 		{"hole that the server has", func(b *bench, c *conn) {
+			b.feed(c.data("a"))
 			c.data("missed")
 			b.feed(c.data("b"), c.answer(1), c.data("c"))
-		}, "", "abort:capture_hole", func(b *bench) bool {
+		}, "a", "abort:capture_hole", func(b *bench) bool {
 			return b.book.Client.Dropped[report.CaptureHole].Bytes == 2 && b.book.Client.Missing == 6
 		}},
 
@@ -203,11 +204,13 @@ func TestEnds(t *testing.T) {
 
 		{"queue full", func(b *bench, c *conn) {
 			b.feed(c.data("a"))
-			b.lane.full = true
+			b.lane.full, b.lane.room = true, 100
 			b.feed(c.data("bb"))
 			b.lane.full = false
 			b.feed(c.data("ccc"))
-		}, "a", "abort:overload", func(b *bench) bool { return b.book.Client.Dropped[report.Overload].Bytes == 5 }},
+		}, "a", "abort:overload", func(b *bench) bool {
+			return b.book.Client.Dropped[report.Overload].Bytes == 5 && b.book.Flows.Suspended == 1
+		}},
 
 		{"queue too full even for the end", func(b *bench, c *conn) {
 			b.feed(c.data("a"))

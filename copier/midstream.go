@@ -148,16 +148,17 @@ func (s *shard) adopt(slot uint32, r *record, p *capture.Packet, v *packet.View)
 	if s.phase != phaseRunning || !s.up || s.lane.Room() < s.lane.Size()/2 {
 		return false
 	}
-	// seen counts from here on. So does the gate: its origin is BaseSeen.
+	// seen counts from here on, behind the server's greeting.
 	r.acked, r.answerNxt = v.Ack, v.Ack
+	r.less = -int64(s.greeting(r))
+	r.got = v.Seq
 	r.iss = v.Seq.Add(-1)
 	r.syn = p.Time
 	r.iface = p.Iface
 	s.opening = frame.Open{
-		Key:      flow.Key{Tuple: s.tuple, ISS: r.iss},
-		Map:      r.mapped,
-		Time:     r.syn,
-		BaseSeen: r.seen,
+		Key:  flow.Key{Tuple: s.tuple, ISS: r.iss},
+		Map:  r.mapped,
+		Time: r.syn,
 	}
 	s.amplify()
 	if !s.lane.Open(slot, &s.opening) {

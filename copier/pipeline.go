@@ -42,13 +42,19 @@ type shard struct {
 
 	pending  chain // flows in their handshake
 	observed chain
+	waiting  chain
 	shunned  chain
+
+	prologues prologues
+	greetings []uint32 // by map: bytes that its servers say before their clients
 
 	skip bool // connections that began before the copier are not adopted
 
 	known memory
 	view  packet.View
-	tuple flow.Tuple
+	tuple flow.Tuple // of the packet
+	other flow.Tuple // scratch
+	exact bool       // what is sent is as the client sent it: it waited for nothing, and none of it was known
 	tally flow.Tally // of the store, as far as it is in the book
 
 	opening frame.Open   // scratch for the lane, here so that it does not escape each time

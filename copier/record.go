@@ -30,14 +30,19 @@ import (
 //	                               ▼
 //	                              free
 //
+//	    synSeen ──handshake, no session now──▶ waiting ──at a turn──▶ copying
+//	    copying ──given up, can go on────────▶ waiting ──over online──▶ free
+//
+// A flow that waits has another slot than its session had, which is ended alone.
 // When the tunnel breaks the responder's sessions are gone: ended flows become
-// free, all others that had a session shunned.
+// free, all others that had a session waiting, or shunned where that is of no use.
 type state uint8
 
 const (
 	stateFree     state = iota
 	stateSynSeen        // the client's SYN was captured; the responder knows nothing yet
 	stateObserved       // it began before the copier; the responder knows nothing yet
+	stateWaiting        // followed, without a session until it can get one
 	stateCopying        // opened: what the client sends is sent on
 	stateFinHeld        // the client's FIN was captured, bytes before it not yet
 	stateFinSent        // all the client sent is sent on, its FIN too
@@ -47,11 +52,17 @@ const (
 	stateShunned        // given up and settled: kept to know its packets by
 )
 
+// since returns seen as the session counts it.
+func (r *record) since(seen uint64) uint64 { return uint64(max(int64(seen)-r.less, 0)) }
+
 // open reports whether the flow's session gets what the client does.
 func (s state) open() bool { return s >= stateCopying && s <= stateFinSent }
 
 // follows reports whether the flow's packets still matter to what is copied.
 func (s state) follows() bool { return s >= stateSynSeen && s <= stateSettled }
+
+// followed reports whether what the client sends is put in order.
+func (s state) followed() bool { return s >= stateWaiting && s <= stateFinSent }
 
 // awaits reports whether an account of the responder is to come.
 func (s state) awaits() bool { return s.open() || s == stateEnded || s == stateGivenUp }
@@ -79,6 +90,11 @@ type record struct {
 
 	absorbed uint64 // of the target's answer, by the session's account
 
+	got  packet.Seq // the server's latest ACK
+	told uint64     // seen, of the client's latest bytes in order
+	less int64      // what the session's target has answered less than the online server: counts from there
+	pro  prologue
+
 	synAck int64 // time of the server's latest SYN-ACK, 0 none
 	rtt    uint32
 	iface  int32
@@ -92,10 +108,13 @@ type record struct {
 	turn     bool  // in observed: an answer has come since the client's last bytes
 	guess    guess
 
-	// The chain of pending, of observed or of shunned flows; slots plus one.
+	// The chain of pending, observed, waiting or shunned flows; slots plus one.
 	prev, next uint32
 
 	state  state
+	proto  protocol
+	born   bool // its first bytes are known
+	late   bool // in waiting: it never had a session
 	ending report.Ending
 	drop   report.Reason // why it was given up, or None
 	owed   frame.Type    // what the lane had no room for; 0 nothing
@@ -120,7 +139,7 @@ func claimFrom(p *capture.Packet, v *packet.View) claim {
 
 // defended reports whether a SYN with another number does not end the flow.
 func (r *record) defended() bool {
-	return r.state.open() || r.state == stateObserved || r.state == stateSynSeen && r.synAck != 0
+	return r.state.followed() || r.state == stateObserved || r.state == stateSynSeen && r.synAck != 0
 }
 
 // guess is an end of the client that is likely, and waits to be confirmed.

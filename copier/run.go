@@ -24,8 +24,8 @@ import (
 // ended. A responder that cannot be reached is no error: it is tried again and
 // again.
 //
-// Goroutines, for each target: one for each shard, one that keeps the tunnel, one
-// that reports, and one that brings all of it to an end.
+// Goroutines: one for each shard, one that keeps the tunnel, one that reports,
+// and one that brings all of it to an end.
 func Run(ctx context.Context, cfg Config) (err error) {
 	if cfg, err = cfg.populate(); err != nil {
 		return err
@@ -33,29 +33,18 @@ func Run(ctx context.Context, cfg Config) (err error) {
 	if cfg.Replay != nil {
 		return replay(ctx, cfg)
 	}
-	configs := cfg.each()
-	clients := make([]*tunnel.Client, len(configs))
-	for i := range configs {
-		if clients[i], err = tunnel.NewClient(configs[i].tunnel()); err != nil {
-			return err
-		}
-		defer func() { err = errors.Join(err, clients[i].Close()) }()
+	client, err := tunnel.NewClient(cfg.tunnel())
+	if err != nil {
+		return err
 	}
+	defer func() { err = errors.Join(err, client.Close()) }()
 	// Nothing above has touched the system.
-	f := &fleet{cfg: cfg}
-	for i := range configs {
-		var set *capture.Set
-		if set, err = capture.Open(configs[i].capture()); err != nil {
-			return err
-		}
-		defer func() { err = errors.Join(err, set.Close()) }()
-		f.copiers = append(f.copiers, newCopier(configs[i], set, clients[i]))
+	set, err := capture.Open(cfg.capture())
+	if err != nil {
+		return err
 	}
-	return f.run(ctx)
-}
+	defer func() { err = errors.Join(err, set.Close()) }()
 
-// newCopier returns the copier of one target.
-func newCopier(cfg Config, set *capture.Set, client *tunnel.Client) *copier {
 	maps := newMapping(cfg.Maps)
 	maps.refresh(set.Addrs())
 	c := &copier{cfg: cfg, maps: maps, set: set, sampling: newSampling(cfg.first()), amount: newAmount(cfg.Copies, cfg.Jitter), tunnel: client, started: time.Now()}
@@ -64,13 +53,16 @@ func newCopier(cfg Config, set *capture.Set, client *tunnel.Client) *copier {
 		ring, lane := set.Ring(i), client.Lane(i)
 		s := newShard(ring, lane, maps, cfg.Shards, offset)
 		s.skip = cfg.Midstream == MidstreamSkip
+		if cfg.InjectLoss > 0 {
+			s.loses(cfg.InjectLoss, uint64(i))
+		}
 		lane.SetWake(ring.Wake)
 		c.shards = append(c.shards, s)
 		c.rings = append(c.rings, ring)
 	}
 	c.tellLocked(nil)
 	c.tellStart(set.Interfaces())
-	return c
+	return c.run(ctx)
 }
 
 // A copier is what Run runs.
@@ -103,17 +95,8 @@ type client interface {
 // stater is what the report needs of a ring.
 type stater interface{ Stats() capture.Stats }
 
-// run copies and prints the ledger.
+// run starts everything and returns when everything has ended.
 func (c *copier) run(ctx context.Context) error {
-	err := c.copy(ctx)
-	if err != nil && c.tunnel.Stats().Connects == 0 {
-		return err // it never began: a ledger of nothing would hide the reason
-	}
-	return errors.Join(err, c.final(), c.flaw)
-}
-
-// copy starts everything and returns when everything has ended.
-func (c *copier) copy(ctx context.Context) error {
 	g, failed := errgroup.WithContext(context.WithoutCancel(ctx))
 	side, stop := context.WithCancel(failed) // of what runs beside the shards
 	for _, s := range c.shards {
@@ -142,7 +125,10 @@ func (c *copier) copy(ctx context.Context) error {
 	})
 	err := g.Wait()
 	stop()
-	return err
+	if err != nil && c.tunnel.Stats().Connects == 0 {
+		return err // it never began: a ledger of nothing would hide the reason
+	}
+	return errors.Join(err, c.final(), c.flaw)
 }
 
 // connect keeps the tunnel up. A responder that does not answer now may later;

@@ -25,8 +25,7 @@ func hashed(from, to float64, n int) (out []*conn) {
 }
 
 func sampleOrders(admit, adopt float64) *orders {
-	cfg := &Config{}
-	return &orders{admit: cfg.choice(flow.Sampled(admit)), adopt: cfg.choice(flow.Sampled(adopt))}
+	return &orders{admit: choice(flow.Sampled(admit)), adopt: choice(flow.Sampled(adopt))}
 }
 
 // Where packets come that the filter could not choose, from files or out of

@@ -66,8 +66,7 @@ func TestWrap(t *testing.T) {
 	}
 }
 
-// A broken tunnel ends all sessions; what was sent is lost unless accounted, and
-// the flows are not copied any further.
+// A broken tunnel ends all sessions; what was sent is lost unless accounted.
 func TestTunnelBreaks(t *testing.T) {
 	b, c := newBench(t), newConn()
 	ended := newConn()
@@ -78,6 +77,7 @@ func TestTunnelBreaks(t *testing.T) {
 	b.feed(c.handshake()...)
 	b.feed(c.data("abc"))
 	b.lane.crash()
+	b.lane.up = false
 	b.feed(c.data("de"), c.fin(), c.serverFin())
 	if got := b.book.Sent.TunnelLost; got != (report.Count{Segments: 2, Bytes: 7}) {
 		t.Errorf("lost %+v, want 2 segments of 7 bytes", got)
@@ -86,7 +86,7 @@ func TestTunnelBreaks(t *testing.T) {
 	if b.table.Len() != 0 || b.book.Sessions.Lost != 2 {
 		t.Errorf("%d flows left, sessions %+v", b.table.Len(), b.book.Sessions)
 	}
-	b.lane.answers = true
+	b.lane.answers, b.lane.up = true, true
 	next := newConn()
 	next.iss = 4
 	b.feed(next.handshake()...)

@@ -67,7 +67,7 @@ func (s *shard) inspect(slot uint32, r *record) {
 		if still > s.limit.idle {
 			s.refuse(slot, r, report.Midstream)
 		}
-	case r.state.open():
+	case r.state.followed():
 		s.inspectOpen(slot, r, still)
 	case still <= s.idle(r):
 	case r.state == stateSettled:
@@ -79,13 +79,13 @@ func (s *shard) inspect(slot uint32, r *record) {
 
 // idle is how long nothing may be captured of the flow.
 func (s *shard) idle(r *record) time.Duration {
-	if r.ending != report.Alive || !r.state.open() {
+	if r.ending != report.Alive || !r.state.followed() {
 		return min(s.limit.closed, s.limit.idle)
 	}
 	return s.limit.idle
 }
 
-// inspectOpen looks at a flow of which nothing has come for so long.
+// inspectOpen looks at an open flow, or one that waits, of which nothing has come for so long.
 func (s *shard) inspectOpen(slot uint32, r *record, still time.Duration) {
 	wait := s.limit.reorder
 	if !r.heard {
@@ -100,7 +100,10 @@ func (s *shard) inspectOpen(slot uint32, r *record, still time.Duration) {
 	case waits && time.Duration(s.clock-since) > wait:
 		gap, _ := r.asm.Gap(s.store)
 		s.hole(slot, r, gap)
-	case still > s.idle(r):
+	case still <= s.idle(r):
+	case r.state == stateWaiting:
+		s.leave(slot, r)
+	default:
 		s.giveUp(slot, r, report.Idle)
 	}
 }

@@ -12,8 +12,12 @@ import (
 // and how it ends the connection.
 func (s *shard) fromServer(p *capture.Packet, v *packet.View) {
 	slot, ok := s.table.Find(&s.tuple)
-	if ok && v.Flags.Has(packet.SYN|packet.ACK) {
-		slot, ok = s.accepted(slot, v)
+	if v.Flags.Has(packet.SYN | packet.ACK) {
+		if ok {
+			slot, ok = s.accepted(slot, v)
+		} else if slot, ok = s.answered(p, v); !ok {
+			return
+		}
 	}
 	if !ok {
 		s.strangeAnswer(v)
@@ -44,12 +48,52 @@ func (s *shard) fromServer(p *capture.Packet, v *packet.View) {
 	if v.PayloadLen > 0 {
 		s.answer(r, v)
 	}
-	if (r.state == stateCopying || r.state == stateFinHeld) && v.Flags&packet.ACK != 0 && r.asm.Passed(v.Ack) {
-		s.passed(slot, r, v.Ack.Diff(r.asm.Next()))
+	if v.Flags&packet.ACK != 0 && !s.acknowledged(slot, r, v.Ack) {
+		if slot, ok = s.table.Find(&s.tuple); !ok {
+			return
+		}
+		r = s.table.At(slot)
 	}
 	if v.Flags&(packet.FIN|packet.RST) != 0 {
 		s.serverEnds(slot, r, v)
 	}
+}
+
+// acknowledged handles that the server has all of the client's bytes before ack. It
+// reports false when the flow may be elsewhere now, or over.
+func (s *shard) acknowledged(slot uint32, r *record, ack packet.Seq) (same bool) {
+	if ack.After(r.got) {
+		r.got = ack
+	}
+	same = true
+	for r.state.followed() && r.state != stateFinSent && r.asm.Passed(ack) {
+		next := r.asm.Next()
+		s.passed(slot, r, ack.Diff(next))
+		same = false
+		var ok bool
+		if slot, ok = s.table.Find(&s.tuple); !ok {
+			break
+		}
+		if r = s.table.At(slot); r.asm.Next() == next {
+			break
+		}
+	}
+	return same
+}
+
+// answered begins a flow of which the server's SYN-ACK is the first packet captured,
+// or counts the packet.
+func (s *shard) answered(p *capture.Packet, v *packet.View) (uint32, bool) {
+	iss := v.Ack.Add(-1)
+	_, mapped := s.maps.find(s.tuple.Server, s.tuple.ServerPort)
+	if e := s.known.find(&s.tuple); mapped && (e == nil || e.iss != iss) {
+		c := claim{time: p.Time, iss: iss, iface: p.Iface}
+		if slot, ok := s.meet(&c); ok {
+			return slot, true
+		}
+	}
+	s.strangeAnswer(v)
+	return 0, false
 }
 
 // serverHandshake handles the server's packet of a flow in its handshake.
@@ -99,27 +143,43 @@ func (s *shard) answer(r *record, v *packet.View) {
 }
 
 // hole gives a flow up of which the server has bytes that were not captured: they
-// will not be sent again. missing is how many it has.
+// will not be sent again. missing is how many it has. What can go on does so behind
+// the hole.
 func (s *shard) hole(slot uint32, r *record, missing int) {
 	if gap, ok := r.asm.Gap(s.store); ok {
 		missing = min(missing, gap)
 	}
+	if d := r.fin.Diff(r.asm.Next()); r.state == stateFinHeld {
+		missing = d - s.discard(r, report.CaptureHole)
+	}
+	if missing > windowSlack { // no hole: another connection has the tuple
+		s.forsake(slot, r, report.CaptureHole)
+		return
+	}
 	s.book.Client.Missing += uint64(missing)
-	s.giveUp(slot, r, report.CaptureHole)
+	slot, r, ok := s.giveUp(slot, r, report.CaptureHole)
+	if !ok {
+		return
+	}
+	r.skips(r.asm.Next().Add(missing))
+	s.release(slot, r)
 }
 
 // serverEnds handles the server's FIN or reset.
 func (s *shard) serverEnds(slot uint32, r *record, v *packet.View) {
+	if r.state == stateWaiting {
+		s.leave(slot, r)
+		return
+	}
 	if v.Flags&packet.RST != 0 {
 		// The client's connection is gone without its doing: for the target that
 		// looks most like a client that has gone away.
+		r.ending = report.ServerReset
 		if r.state.open() {
-			r.ending = report.ServerReset
 			s.control(slot, r, frame.TypeReset)
 			s.end(r)
 			return
 		}
-		r.ending = report.ServerReset
 	} else if !r.serverClosed() {
 		if r.state == stateCopying && r.guess == guessFin {
 			s.sendFin(slot, r)

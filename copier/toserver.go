@@ -32,7 +32,7 @@ func (s *shard) fromClient(p *capture.Packet, v *packet.View) {
 		return
 	}
 	r.last = s.clock
-	if !r.state.open() {
+	if !r.state.followed() {
 		s.afterwards(slot, r, p, v)
 		return
 	}
@@ -40,10 +40,19 @@ func (s *shard) fromClient(p *capture.Packet, v *packet.View) {
 		s.goesOn(r)
 	}
 	r.acknowledge(v)
-	switch {
-	case v.PayloadLen > 0 && !s.payload(slot, r, p, v):
-		s.outlive(slot, r, v)
-	case v.Flags&(packet.FIN|packet.RST) != 0:
+	if v.Flags&packet.URG != 0 && v.PayloadLen > 0 {
+		s.book.Client.Urgent++
+	}
+	if v.PayloadLen > 0 && !s.payload(slot, r, p, v) {
+		if slot, ok = s.table.Find(&s.tuple); !ok {
+			return
+		}
+		if r = s.table.At(slot); !r.state.followed() {
+			s.outlive(slot, r, v)
+			return
+		}
+	}
+	if v.Flags&(packet.FIN|packet.RST) != 0 {
 		s.clientEnds(slot, r, v)
 	}
 }
@@ -82,6 +91,9 @@ func (s *shard) payload(slot uint32, r *record, p *capture.Packet, v *packet.Vie
 			s.drop(report.AfterEnd, v.PayloadLen)
 		default: // forwarding what is left of it would copy something never sent
 			s.drop(report.Truncated, v.PayloadLen)
+			if _, early := r.asm.Gap(s.store); seq == next && !early {
+				r.skips(end)
+			}
 			s.giveUp(slot, r, report.Truncated)
 			return false
 		}
@@ -103,11 +115,13 @@ func (s *shard) assemble(slot uint32, r *record, p *capture.Packet, v *packet.Vi
 		if r.guess == guessFin {
 			r.guess = guessNone // it was this
 		}
+		s.exact = len(fresh) == n
 		return s.send(slot, r, r.seen, p.Time, fresh) && s.release(slot, r)
 	case flow.Outside:
 		s.drop(report.Outside, n)
 	case flow.StoreFull:
 		s.drop(report.ReorderFull, n)
+		s.discard(r, report.ReorderFull)
 		s.giveUp(slot, r, report.ReorderFull)
 		return false
 	case flow.Early, flow.Old:
@@ -137,11 +151,10 @@ func (s *shard) add(slot uint32, r *record, p *capture.Packet, seq packet.Seq, p
 // outwait takes the stored segments of the flow in slot away.
 func (s *shard) outwait(slot uint32) {
 	r := s.table.At(slot)
+	s.discard(r, report.ReorderFull)
 	if r.state.open() {
 		s.giveUp(slot, r, report.ReorderFull)
-		return
 	}
-	s.discard(r, report.ReorderFull) // data in a SYN
 }
 
 // count enters what the assembler found to be known of the last segment, and of
@@ -156,6 +169,7 @@ func (s *shard) count(r *record, p *capture.Packet) {
 // release sends the stored segments that are in order now, and the FIN behind
 // them. It reports false when the flow was given up.
 func (s *shard) release(slot uint32, r *record) bool {
+	s.exact = false
 	for {
 		payload, m, ok := r.asm.Pop(s.store)
 		if !ok {
@@ -172,7 +186,7 @@ func (s *shard) release(slot uint32, r *record) bool {
 			s.sendFin(slot, r)
 		}
 	}
-	if r.guess == guessReset && r.state.open() && s.due(r, r.rst) {
+	if r.guess == guessReset && r.state.followed() && s.due(r, r.rst) {
 		s.reset(slot, r)
 	}
 	return true
@@ -186,12 +200,22 @@ func (s *shard) due(r *record, rst packet.Seq) bool {
 }
 
 // send gives bytes of the flow to the lane. It reports false when the flow was
-// given up instead: the online server never waits for the tunnel.
+// given up instead: the online server never waits for the tunnel. Of a flow that waits
+// for a session they are dropped, unless it can begin with them.
 func (s *shard) send(slot uint32, r *record, seen uint64, time int64, payload []byte) bool {
-	if r.sent.Segments == 0 {
-		s.maps.look(int(r.mapped), payload)
+	if r.proto == protoNew {
+		s.meets(r, seen, payload)
 	}
-	if !s.lane.Data(slot, seen, time, payload) {
+	waits := r.state == stateWaiting && !s.resume(slot, r, seen, time, payload)
+	if r.pro.open {
+		s.keep(r, seen, payload)
+	}
+	r.told = seen
+	if waits {
+		s.drop(r.drop, len(payload))
+		return true
+	}
+	if !s.lane.Data(slot, r.since(seen), time, payload) {
 		why := report.Overload
 		if !s.lane.Up() {
 			why = report.TunnelLost
@@ -234,6 +258,9 @@ func (s *shard) clientEnds(slot uint32, r *record, v *packet.View) {
 	fin := v.Seq.Add(v.SegLen() - 1)
 	switch d := fin.Diff(r.asm.Next()); {
 	case d < 0 || r.beyond(fin): // of an older connection, or forged
+	case r.state == stateWaiting:
+		s.book.Client.Missing += uint64(d - s.discard(r, r.drop))
+		s.leave(slot, r)
 	case d > 0:
 		r.fin = fin
 		r.state = stateFinHeld
@@ -256,6 +283,10 @@ func (s *shard) clientResets(slot uint32, r *record, v *packet.View) {
 
 // reset ends a flow that its client has reset.
 func (s *shard) reset(slot uint32, r *record) {
+	if r.state == stateWaiting {
+		s.leave(slot, r)
+		return
+	}
 	r.ending = report.ClientReset
 	s.control(slot, r, frame.TypeReset)
 	s.end(r)
@@ -290,6 +321,10 @@ func (s *shard) resolve(slot uint32, r *record) {
 
 // sendFin closes the client's side of the session: all before it is sent.
 func (s *shard) sendFin(slot uint32, r *record) {
+	if r.state == stateWaiting {
+		s.leave(slot, r)
+		return
+	}
 	s.discard(r, report.AfterEnd)
 	r.state = stateFinSent
 	if r.guess == guessFin {

@@ -16,8 +16,6 @@ type document struct {
 	Started  time.Time `json:"started"`
 	Ended    time.Time `json:"ended"`
 	Final    bool      `json:"final"`
-	Target   string    `json:"target,omitempty"` // which of several
-	Split    string    `json:"split,omitempty"`  // which part of the clients, as 1/3
 	Headline string    `json:"headline"`
 
 	CopiedPercent *float64 `json:"copied_percent"` // null: there was nothing to copy
@@ -54,6 +52,12 @@ type flowsJSON struct {
 	Live     uint64            `json:"live"`
 	Ended    map[string]uint64 `json:"ended_online"`
 	GivenUp  map[string]uint64 `json:"given_up"`
+
+	Waiting      uint64            `json:"waiting"`
+	Late         uint64            `json:"late"` // of the admitted
+	Suspended    uint64            `json:"suspended"`
+	Resumed      map[string]uint64 `json:"resumed"`
+	PrologueFull uint64            `json:"prologue_full"`
 }
 
 type clientJSON struct {
@@ -65,6 +69,9 @@ type clientJSON struct {
 	Dropped       map[string]Count `json:"dropped"`
 	Conflicts     uint64           `json:"conflicts"`
 	Missing       uint64           `json:"missing_bytes"`
+	Prologue      Count            `json:"prologue"` // sent beside sent
+	Injected      Count            `json:"injected"`
+	Urgent        uint64           `json:"urgent"`
 }
 
 type sentJSON struct {
@@ -129,20 +136,22 @@ func (s *Summary) MarshalJSON() ([]byte, error) {
 	l := &s.Ledger
 	p := &l.Packets
 	d := document{
-		Version: s.Version, Started: s.Started.UTC(), Ended: s.Ended.UTC(), Final: s.Final, Target: s.Target, Split: s.Split,
+		Version: s.Version, Started: s.Started.UTC(), Ended: s.Ended.UTC(), Final: s.Final,
 		Headline: l.Headline(), SamplePercent: s.Sample, Sums: s.Check(), BadReturns: l.BadReturns,
 		Packets: packetsJSON{p.Captured, s.Kernel.Dropped, map[string]uint64{
 			"to_server": p.ToServer, "to_client": p.ToClient, "refused": p.Refused, "late": p.Late, "no_flow": p.NoFlow,
 			"unmapped": p.Unmapped, "not_tcp": p.NotTCP, "fragment": p.Fragment, "truncated": p.Truncated, "malformed": p.Malformed,
-			"bad_checksum": p.BadChecksum,
+			"bad_checksum": p.BadChecksum, "injected": p.Injected,
 		}},
 		Flows: flowsJSON{
 			l.Flows.Seen, l.Flows.Pending, l.Flows.Observed, l.Flows.Admitted, l.Flows.Adopted, named(l.Flows.Refused[:], reasonName),
 			l.Flows.Live, named(l.Flows.Ended[:], endingName), named(l.Flows.GivenUp[:], reasonName),
+			l.Flows.Waiting, l.Flows.Late, l.Flows.Suspended, named(l.Flows.Resumed[:], reasonName), l.Flows.PrologueFull,
 		},
 		Client: clientJSON{
 			l.Client.Captured, l.Client.Sent, l.Client.Retransmitted, l.Client.Duplicate, l.Client.Stored,
 			named(l.Client.Dropped[:], reasonName), l.Client.Conflicts, l.Client.Missing,
+			l.Client.Prologue, l.Client.Injected, l.Client.Urgent,
 		},
 		Sent: sentJSON{
 			l.Sent.Delivered, named(l.Sent.Dropped[:], howName), l.Sent.AfterClose, l.Sent.TunnelLost, l.Sent.InFlight, l.Sent.AccountMissing,
@@ -176,15 +185,11 @@ func (s *Summary) MarshalJSON() ([]byte, error) {
 
 // WriteFile writes the summary to file as JSON. The file appears complete, or
 // stays what it was; what is not a regular file (/dev/stdout) is written to.
-func (s *Summary) WriteFile(file string) error {
+func (s *Summary) WriteFile(file string) (err error) {
 	b, err := json.MarshalIndent(s, "", "  ")
 	if err != nil {
 		return fmt.Errorf("report: %w", err)
 	}
-	return writeFile(file, b)
-}
-
-func writeFile(file string, b []byte) (err error) {
 	b = append(b, '\n')
 	if st, err := os.Stat(file); err == nil && !st.Mode().IsRegular() {
 		if err := os.WriteFile(file, b, 0o644); err != nil {

@@ -54,6 +54,8 @@ type Packets struct {
 	Malformed uint64
 
 	BadChecksum uint64 // to the server, whose kernel drops them too
+
+	Injected uint64 // thrown away on purpose, as if they had not been captured: for tests
 }
 
 // Flows says what became of each client connection.
@@ -63,11 +65,17 @@ type Flows struct {
 	Observed uint64 // began before the copier, and wait for a turn to be adopted at
 	Admitted uint64
 	Adopted  uint64 // admitted ones that began before the copier
+	Waiting  uint64 // cannot have a session now: the tunnel is down, or has no room
+	Late     uint64 // admitted ones that had to wait for it
 	Refused  [NumReasons]uint64
 
 	Live    uint64             // admitted ones that are followed now
 	Ended   [NumEndings]uint64 // followed to their end, by how they ended online
 	GivenUp [NumReasons]uint64 // admitted, but not followed to their end
+
+	Suspended    uint64             // given up, and wait for a turn to go on at with another session
+	Resumed      [NumReasons]uint64 // sessions that were opened for these, by why they had been given up
+	PrologueFull uint64             // flows whose first bytes were not kept: no room
 }
 
 // Client says what became of each segment with data that clients sent. A segment
@@ -76,12 +84,15 @@ type Flows struct {
 type Client struct {
 	Captured      Count
 	Sent          Count // given to the tunnel
+	Prologue      Count // given to the tunnel beside that: beginnings of connections, for sessions that begin late
 	Retransmitted Count // known already
 	Duplicate     Count // known already, and captured on another interface than the flow's first packet
 	Stored        Count // came early and wait for what is before them
 	Dropped       [NumReasons]Count
 	Conflicts     uint64 // segments sent again with other bytes; the first ones were copied
+	Urgent        uint64 // segments of followed flows with urgent data, which is copied as ordinary bytes
 	Missing       uint64 // bytes known to have been sent and never captured, as far as flows given up for it tell
+	Injected      Count  // thrown away on purpose, for tests: see Packets.Injected
 }
 
 // Sent says what became of each segment given to the tunnel, by the responder's
@@ -143,9 +154,7 @@ type Ledger struct {
 func (l *Ledger) Open() {
 	l.Flows.Pending--
 	l.Flows.Admitted++
-	l.Flows.Live++
-	l.Sessions.Opened++
-	l.Sessions.Open++
+	l.opened()
 }
 
 // Adopt counts a session that is opened for a flow that was observed.
@@ -153,9 +162,42 @@ func (l *Ledger) Adopt() {
 	l.Flows.Observed--
 	l.Flows.Adopted++
 	l.Flows.Admitted++
+	l.opened()
+}
+
+// opened counts a session.
+func (l *Ledger) opened() {
 	l.Flows.Live++
 	l.Sessions.Opened++
 	l.Sessions.Open++
+}
+
+// Park counts a flow that cannot have a session when its handshake is done.
+func (l *Ledger) Park() {
+	l.Flows.Pending--
+	l.Flows.Waiting++
+}
+
+// OpenLate counts the session of a flow that was parked.
+func (l *Ledger) OpenLate() {
+	l.Flows.Waiting--
+	l.Flows.Late++
+	l.Flows.Admitted++
+	l.opened()
+}
+
+// Suspend counts a flow that is given up and goes on with another session, later.
+func (l *Ledger) Suspend(why Reason) {
+	l.Flows.Live--
+	l.Flows.GivenUp[why]++
+	l.Flows.Suspended++
+}
+
+// Resume counts the session of a flow that was suspended.
+func (l *Ledger) Resume(why Reason) {
+	l.Flows.Suspended--
+	l.Flows.Resumed[why]++
+	l.opened()
 }
 
 // Settle enters a session's account. sent is what the flow has sent in all.
@@ -227,6 +269,7 @@ func (p *Packets) add(o *Packets) {
 	p.Truncated += o.Truncated
 	p.Malformed += o.Malformed
 	p.BadChecksum += o.BadChecksum
+	p.Injected += o.Injected
 }
 
 func (f *Flows) add(o *Flows) {
@@ -236,7 +279,12 @@ func (f *Flows) add(o *Flows) {
 	f.Admitted += o.Admitted
 	f.Adopted += o.Adopted
 	f.Live += o.Live
+	f.Waiting += o.Waiting
+	f.Late += o.Late
+	f.Suspended += o.Suspended
+	f.PrologueFull += o.PrologueFull
 	for i := range f.Refused {
+		f.Resumed[i] += o.Resumed[i]
 		f.Refused[i] += o.Refused[i]
 		f.GivenUp[i] += o.GivenUp[i]
 	}
@@ -248,6 +296,8 @@ func (f *Flows) add(o *Flows) {
 func (c *Client) add(o *Client) {
 	c.Captured.Plus(o.Captured)
 	c.Sent.Plus(o.Sent)
+	c.Prologue.Plus(o.Prologue)
+	c.Injected.Plus(o.Injected)
 	c.Retransmitted.Plus(o.Retransmitted)
 	c.Duplicate.Plus(o.Duplicate)
 	c.Stored.Plus(o.Stored)
@@ -255,6 +305,7 @@ func (c *Client) add(o *Client) {
 		c.Dropped[i].Plus(o.Dropped[i])
 	}
 	c.Conflicts += o.Conflicts
+	c.Urgent += o.Urgent
 	c.Missing += o.Missing
 }
 
@@ -307,9 +358,9 @@ func (l *Ledger) Check() []string {
 	}
 	p, f, c, s := &l.Packets, &l.Flows, &l.Client, &l.Sessions
 	same("packets captured", p.Captured, p.ToServer+p.ToClient+p.Refused+p.Late+p.NoFlow+p.Unmapped+
-		p.NotTCP+p.Fragment+p.Truncated+p.Malformed+p.BadChecksum)
-	same("flows seen", f.Seen, f.Pending+f.Observed+f.Admitted+total(f.Refused[:]))
-	same("flows admitted", f.Admitted, f.Live+total(f.Ended[:])+total(f.GivenUp[:]))
+		p.NotTCP+p.Fragment+p.Truncated+p.Malformed+p.BadChecksum+p.Injected)
+	same("flows seen", f.Seen, f.Pending+f.Observed+f.Waiting+f.Admitted+total(f.Refused[:]))
+	same("flows admitted, and resumed", f.Admitted+total(f.Resumed[:]), f.Live+total(f.Ended[:])+total(f.GivenUp[:]))
 
 	parts := c.Sent
 	parts.Plus(c.Retransmitted)
@@ -324,10 +375,12 @@ func (l *Ledger) Check() []string {
 	parts.Plus(l.Sent.TunnelLost)
 	parts.Plus(l.Sent.InFlight)
 	parts.Plus(l.Sent.AccountMissing)
-	counts("sent to the target", c.Sent, parts)
+	sent := c.Sent
+	sent.Plus(c.Prologue)
+	counts("sent to the target", sent, parts)
 
 	same("sessions opened", s.Opened, s.Open+s.Lost+s.AccountMissing+total(s.Closed[:]))
-	same("sessions opened, one for each flow admitted", s.Opened, f.Admitted)
+	same("sessions opened, one for each flow admitted or resumed", s.Opened, f.Admitted+total(f.Resumed[:]))
 	l.Copies.check(same, counts)
 	return wrong
 }

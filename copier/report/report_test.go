@@ -44,22 +44,26 @@ func full() *Summary {
 		Tunnel:  Tunnel{Up: true, Remote: "192.0.2.1:7443", Connects: 2, RTT: 10_123 * time.Microsecond, BytesSent: 60_000_000, BytesReturned: 7_000_000},
 	}
 	l := &s.Ledger
-	l.Packets = Packets{Captured: 2009, BadChecksum: 9, ToServer: 1000, ToClient: 900, Refused: 40, Late: 20, NoFlow: 10, Unmapped: 5, NotTCP: 4, Fragment: 6, Truncated: 7, Malformed: 8}
+	l.Packets = Packets{Captured: 2010, Injected: 1, BadChecksum: 9, ToServer: 1000, ToClient: 900, Refused: 40, Late: 20, NoFlow: 10, Unmapped: 5, NotTCP: 4, Fragment: 6, Truncated: 7, Malformed: 8}
 	l.Flows.Seen, l.Flows.Pending, l.Flows.Admitted, l.Flows.Live = 5012, 1, 5000, 3
 	l.Flows.Observed, l.Flows.Adopted = 2, 40
+	l.Flows.Seen, l.Flows.Waiting, l.Flows.Late = 5013, 1, 5
+	l.Flows.Ended[ClientHalf], l.Flows.GivenUp[TunnelLost], l.Flows.Resumed[TunnelLost] = 0, 2, 1
+	l.Flows.Ended[ClientFirst], l.Flows.Suspended, l.Flows.PrologueFull = 4989, 1, 6
 	l.Flows.Refused[Overload], l.Flows.Refused[NeverEstablished] = 7, 2
-	l.Flows.Ended[ClientFirst], l.Flows.Ended[ServerReset] = 4990, 3
+	l.Flows.Ended[ServerReset] = 3
 	l.Flows.GivenUp[CaptureHole] = 4
 	l.Client.Captured = Count{60_100, 50_020_000}
 	l.Client.Sent = Count{60_000, 50_000_000}
 	l.Client.Retransmitted, l.Client.Duplicate = Count{80, 2000}, Count{4, 2000}
 	l.Client.Stored = Count{1, 1000}
+	l.Client.Prologue, l.Client.Injected = Count{1, 40}, Count{1, 1448}
 	l.Client.Dropped[Overload], l.Client.Dropped[CaptureHole] = Count{12, 12_000}, Count{3, 3000}
-	l.Client.Missing, l.Client.Conflicts = 1448, 1
-	l.Sent.Delivered = Count{59_995, 49_996_000}
+	l.Client.Missing, l.Client.Conflicts, l.Client.Urgent = 1448, 1, 2
+	l.Sent.Delivered = Count{59_996, 49_996_040}
 	l.Sent.Dropped[frame.ClosedBacklog], l.Sent.AfterClose = Count{2, 1000}, Count{1, 1000}
 	l.Sent.TunnelLost, l.Sent.InFlight = Count{1, 1500}, Count{1, 500}
-	l.Sessions = Sessions{Opened: 5000, Established: 4999, Open: 3, Lost: 1}
+	l.Sessions = Sessions{Opened: 5001, Established: 4999, Open: 3, Lost: 2}
 	l.Sessions.Closed[frame.ClosedBoth], l.Sessions.Closed[frame.ClosedBacklog] = 4995, 1
 	l.Copies = Copies{Asked: 5000, Open: 2, Lost: 1, Established: 4998, Absorbed: 898_000_000}
 	l.Copies.Closed[frame.ClosedBoth], l.Copies.Closed[frame.ClosedNoTuple] = 4996, 1
@@ -99,7 +103,9 @@ func TestGolden(t *testing.T) {
 func TestCheckFindsEachCounter(t *testing.T) {
 	// Figures that stand beside the sums.
 	free := map[string]bool{
-		"Flows.Adopted": true, "Client.Conflicts": true, "Client.Missing": true, "Sessions.Established": true, "Copies.Established": true, "Copies.Absorbed": true, "BadReturns": true,
+		"Flows.Adopted": true, "Flows.Late": true, "Flows.Suspended": true, "Flows.PrologueFull": true,
+		"Client.Injected.Segments": true, "Client.Injected.Bytes": true, "Client.Urgent": true, "Client.Conflicts": true, "Client.Missing": true,
+		"Sessions.Established": true, "Copies.Established": true, "Copies.Absorbed": true, "BadReturns": true,
 		"Moved.Segments": true, "Moved.Bytes": true, "Stuck": true,
 	}
 	var walk func(path string, v reflect.Value, l *Ledger)

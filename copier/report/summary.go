@@ -12,8 +12,6 @@ type Summary struct {
 	Started time.Time
 	Ended   time.Time // of a status: now
 	Final   bool
-	Target  string  // which of several, or ""
-	Split   string  // which part of the clients goes there, as 1/3; "" all
 	Sample  float64 // percent of the connections that are copied
 	Kernel  Kernel
 	Tunnel  Tunnel
@@ -106,7 +104,7 @@ func (l *Ledger) Losses() []Loss {
 // accepted, or --sample did not choose, not at all. ok is false as long as there is nothing to speak of.
 func (l *Ledger) Copied() (delivered, of uint64, ok bool) {
 	c := &l.Client
-	of = c.Captured.Bytes + c.Missing - c.Retransmitted.Bytes - c.Duplicate.Bytes - c.Stored.Bytes - l.Sent.InFlight.Bytes -
+	of = c.Captured.Bytes + c.Prologue.Bytes + c.Missing - c.Retransmitted.Bytes - c.Duplicate.Bytes - c.Stored.Bytes - l.Sent.InFlight.Bytes -
 		c.Dropped[NeverEstablished].Bytes - c.Dropped[SampledOut].Bytes
 	return l.Sent.Delivered.Bytes, of, of > 0
 }

@@ -48,9 +48,6 @@ func (s *Summary) AppendText(b []byte) []byte {
 	p.title(l.Headline())
 	p.b = fmt.Appendf(p.b, "in %v, %s of the requests' bytes delivered to the target\n\n",
 		s.Ended.Sub(s.Started).Round(100*time.Millisecond), size(l.Sent.Delivered.Bytes))
-	if s.Split != "" {
-		p.b = fmt.Appendf(p.b, "split: part %s of the clients\n\n", s.Split)
-	}
 	if s.Sample < 100 {
 		p.b = fmt.Appendf(p.b, "sampled: %s of the connections; of the others, which the kernel's filter refuses, nothing is known\n\n", sampled(s.Sample))
 	}
@@ -92,6 +89,7 @@ func (s *Summary) packets(p *page) {
 	p.some("  IP fragments", c.Fragment, "")
 	p.some("  cut short", c.Truncated, "")
 	p.some("  malformed", c.Malformed, "")
+	p.some("  injected loss", c.Injected, "thrown away on purpose")
 	p.some("  bad_checksum", c.BadChecksum, "the online server drops them too")
 }
 
@@ -101,11 +99,13 @@ func (l *Ledger) flows(p *page) {
 	p.number("seen", f.Seen, "")
 	p.number("  admitted", f.Admitted, "")
 	p.some("    of these adopted", f.Adopted, "they began before the copier")
+	p.some("    of these late", f.Late, "they had to wait for the tunnel")
 	for r := range Reason(NumReasons) {
 		p.some("  refused: "+r.String(), f.Refused[r], "")
 	}
 	p.some("  in their handshake", f.Pending, "")
 	p.some("  observed", f.Observed, "they began before the copier, and wait for a turn")
+	p.some("  waiting", f.Waiting, "no session can be opened now")
 	for e := range Ending(NumEndings) {
 		p.some("    ended online: "+e.String(), f.Ended[e], "")
 	}
@@ -113,6 +113,11 @@ func (l *Ledger) flows(p *page) {
 		p.some("    given up: "+r.String(), f.GivenUp[r], "")
 	}
 	p.some("    live", f.Live, "")
+	for r := range Reason(NumReasons) {
+		p.some("  resumed after "+r.String(), f.Resumed[r], "sessions for flows that had been given up")
+	}
+	p.some("  suspended", f.Suspended, "given up, and wait for a turn to go on at")
+	p.some("  prologue_full", f.PrologueFull, "flows whose beginnings were not kept")
 }
 
 func (l *Ledger) client(p *page) {
@@ -120,6 +125,7 @@ func (l *Ledger) client(p *page) {
 	p.title("what clients sent")
 	p.count("captured", c.Captured)
 	p.count("  sent to the responder", c.Sent)
+	p.someCount("    prologues beside that", c.Prologue)
 	p.count("    delivered to the target", s.Delivered)
 	for h, n := range s.Dropped {
 		p.someCount("    dropped there: "+howName(h), n)
@@ -135,6 +141,8 @@ func (l *Ledger) client(p *page) {
 		p.someCount("  dropped: "+r.String(), c.Dropped[r])
 	}
 	p.some("never captured", c.Missing, "bytes, at least")
+	p.someCount("  of packets lost on purpose", c.Injected)
+	p.some("urgent", c.Urgent, "segments; the target gets it as ordinary bytes")
 	p.some("sent again with other bytes", c.Conflicts, "segments; the first ones were copied")
 }
 

@@ -79,6 +79,13 @@ func (a *Assembler) Advance(next packet.Seq) {
 	a.next = next
 }
 
+// Rename gives the flow another number, for [Store.Waiting].
+func (a *Assembler) Rename(st *Store, flow uint32) {
+	if a.state >= firstQueue {
+		a.queue(st).flow = flow
+	}
+}
+
 // Started reports whether the stream's beginning is known.
 func (a *Assembler) Started() bool { return a.state != notStarted }
 

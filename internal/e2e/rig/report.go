@@ -13,7 +13,6 @@ type Report struct {
 	Final         bool     `json:"final"`
 	Headline      string   `json:"headline"`
 	SamplePercent float64  `json:"sample_percent"`
-	Split         string   `json:"split"`
 	SumsWrong     []string `json:"sums_wrong"`
 	Packets       struct {
 		Captured      uint64            `json:"captured"`
@@ -30,6 +29,11 @@ type Report struct {
 		Live     uint64            `json:"live"`
 		Ended    map[string]uint64 `json:"ended_online"`
 		GivenUp  map[string]uint64 `json:"given_up"`
+		Waiting  uint64            `json:"waiting"`
+		Late     uint64            `json:"late"`
+		Resumed  map[string]uint64 `json:"resumed"`
+
+		Suspended uint64 `json:"suspended"`
 	} `json:"flows"`
 	Client struct {
 		Captured      Count            `json:"captured"`
@@ -38,6 +42,9 @@ type Report struct {
 		Duplicate     Count            `json:"duplicate_capture"`
 		Stored        Count            `json:"stored"`
 		Dropped       map[string]Count `json:"dropped"`
+		Missing       uint64           `json:"missing_bytes"`
+		Prologue      Count            `json:"prologue"`
+		Injected      Count            `json:"injected"`
 	} `json:"client"`
 	Sent struct {
 		Delivered  Count            `json:"delivered"`
@@ -45,8 +52,6 @@ type Report struct {
 		AfterClose Count            `json:"after_close"`
 		TunnelLost Count            `json:"tunnel_lost"`
 		InFlight   Count            `json:"in_flight"`
-
-		AccountMissing Count `json:"account_missing"`
 	} `json:"sent"`
 	Sessions struct {
 		Opened      uint64            `json:"opened"`
@@ -54,8 +59,6 @@ type Report struct {
 		Open        uint64            `json:"open"`
 		Closed      map[string]uint64 `json:"closed"`
 		Lost        uint64            `json:"lost"`
-
-		AccountMissing uint64 `json:"account_missing"`
 	} `json:"sessions"`
 	Copies struct {
 		Factor      float64           `json:"factor"`
@@ -98,21 +101,6 @@ func ReadReport(file string) (*Report, error) {
 	return r, nil
 }
 
-// ReadReports reads a report file of several targets.
-func ReadReports(file string) ([]*Report, error) {
-	b, err := os.ReadFile(file)
-	if err != nil {
-		return nil, err
-	}
-	var all struct {
-		Targets []*Report `json:"targets"`
-	}
-	if err := json.Unmarshal(b, &all); err != nil {
-		return nil, fmt.Errorf("%s: %w", file, err)
-	}
-	return all.Targets, nil
-}
-
 // Check adds up what is in the report, not trusting the copier's own sums, and
 // returns what is wrong. Nothing may be under way any more.
 func (r *Report) Check() []string {
@@ -133,15 +121,15 @@ func (r *Report) Check() []string {
 	f, c, s := &r.Flows, &r.Client, &r.Sessions
 	same("packets captured", r.Packets.Captured, sum(r.Packets.By))
 	same("flows seen", f.Seen, f.Admitted+sum(f.Refused))
-	same("flows admitted", f.Admitted, sum(f.Ended)+sum(f.GivenUp))
+	same("flows admitted and resumed", f.Admitted+sum(f.Resumed), sum(f.Ended)+sum(f.GivenUp))
 	counts("captured of clients", c.Captured, append(values(c.Dropped), c.Sent, c.Retransmitted, c.Duplicate)...)
-	counts("sent", c.Sent, append(values(r.Sent.Dropped), r.Sent.Delivered, r.Sent.AfterClose, r.Sent.TunnelLost, r.Sent.AccountMissing)...)
-	same("sessions opened", s.Opened, sum(s.Closed)+s.Lost+s.AccountMissing)
-	same("sessions opened for flows admitted", s.Opened, f.Admitted)
+	counts("sent", sumCounts([]Count{c.Sent, c.Prologue}), append(values(r.Sent.Dropped), r.Sent.Delivered, r.Sent.AfterClose, r.Sent.TunnelLost)...)
+	same("sessions opened", s.Opened, sum(s.Closed)+s.Lost)
+	same("sessions opened for flows admitted or resumed", s.Opened, f.Admitted+sum(f.Resumed))
 	m := &r.Copies
 	same("copies asked for", m.Asked, sum(m.Closed)+m.Lost+m.Missing)
 	counts("given to copies", m.Given, m.Delivered, m.Dropped, m.TunnelLost, m.Unaccounted)
-	same("under way after the end", 0, f.Pending+f.Observed+f.Live+s.Open+c.Stored.Segments+r.Sent.InFlight.Segments)
+	same("under way after the end", 0, f.Pending+f.Observed+f.Waiting+f.Suspended+f.Live+s.Open+c.Stored.Segments+r.Sent.InFlight.Segments)
 	return wrong
 }
 
