@@ -39,6 +39,9 @@ type Lease struct {
 	Client netip.AddrPort
 	// Shard is the number of the stack to Dial on.
 	Shard int
+	// RTT is the round-trip time that is emulated; the caller sets it where Line
+	// says so.
+	RTT time.Duration
 
 	key tupleKey
 }

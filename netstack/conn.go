@@ -47,7 +47,8 @@ type Conn struct {
 	openAt  atomic.Int64
 	unacked atomic.Int32 // segments of the target since our last ACK
 
-	acks ackState // guarded by the stack's out.mu
+	acks ackState  // guarded by the stack's out.mu
+	line *connLine // nil: no network is emulated
 }
 
 // connEvents is the conn as gVisor's listener. It is told of news with the

@@ -121,6 +121,11 @@ func (d *device) setUp(cfg *Config) error {
 		return err
 	}
 	d.index = link.Attrs().Index
+	if cfg.Line.single() {
+		if err := d.noSegmentation(); err != nil {
+			return err
+		}
+	}
 	if err := netlink.LinkSetMTU(link, cfg.MTU); err != nil {
 		return fmt.Errorf("set MTU %d: %w", cfg.MTU, err)
 	}
@@ -151,4 +156,21 @@ func addRoute(link netlink.Link, p netip.Prefix) error {
 		r.Scope = netlink.SCOPE_LINK
 	}
 	return netlink.RouteAdd(r)
+}
+
+// noSegmentation has the kernel cut what the target sends into packets before the
+// device, as on a wire.
+func (d *device) noSegmentation() error {
+	for _, q := range d.queues {
+		raw, err := q.File().SyscallConn()
+		if err != nil {
+			return err
+		}
+		var set error
+		err = raw.Control(func(fd uintptr) { set = unix.IoctlSetInt(int(fd), unix.TUNSETOFFLOAD, unix.TUN_F_CSUM) })
+		if err = errors.Join(err, set); err != nil {
+			return fmt.Errorf("switch segmentation off: %w", err)
+		}
+	}
+	return nil
 }

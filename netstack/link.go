@@ -19,6 +19,7 @@ import (
 type linkEndpoint struct {
 	owner      *Stack
 	mtu        uint32
+	single     bool // each packet is to be one of the wire's
 	dispatcher atomic.Pointer[stack.NetworkDispatcher]
 }
 
@@ -93,7 +94,7 @@ const gsoMTU = 32 << 10
 // SupportedGSO implements stack.GSOEndpoint: with a small MTU the kernel cuts
 // large packets into segments.
 func (l *linkEndpoint) SupportedGSO() stack.SupportedGSO {
-	if l.mtu >= gsoMTU {
+	if l.mtu >= gsoMTU || l.single {
 		return stack.GSONotSupported
 	}
 	return stack.HostGSOSupported

@@ -36,6 +36,7 @@ type Config struct {
 	Shards   int            // stacks, each with a TUN queue; default 1
 	MTU      int            // default 65535; below 1280 IPv6 does not work
 	Loopback bool           // targets in 127.0.0.0/8 are allowed: the first one sets route_localnet on the device
+	Line     Line           // the network to emulate; the MTU is 1500 then, unless it is set
 	Original bool           // the target sees a client's own address, where that can be
 	Force    bool           // with Original: also targets that serve others
 	Log      *slog.Logger   // default: discard
@@ -111,6 +112,9 @@ func Open(cfg Config) (*Net, error) {
 	for i := range n.stacks {
 		n.writing.Go(func() { n.stacks[i].out.run(n.stop) })
 		n.reading.Go(n.readers[i].run)
+		if l := n.stacks[i].lines; l != nil {
+			n.writing.Go(func() { l.run(n.stop) })
+		}
 	}
 	cfg.Log.Info("TUN device is up", "iface", n.device.name, "pool", cfg.Pool, "shards", cfg.Shards, "mtu", cfg.MTU, "old_tuples", old)
 	return n, nil
@@ -159,8 +163,13 @@ func (c *Config) fill() error {
 	if c.Name == "" {
 		c.Name = DefaultName
 	}
+	if err := c.Line.Check(); err != nil {
+		return err
+	}
 	if c.MTU == 0 {
-		c.MTU = DefaultMTU
+		if c.MTU = DefaultMTU; c.Line.on() {
+			c.MTU = lineMTU
+		}
 	}
 	if c.MTU < minMTU || c.MTU > DefaultMTU {
 		return fmt.Errorf("MTU %d: must be %d to %d", c.MTU, minMTU, DefaultMTU)
@@ -215,6 +224,7 @@ func (n *Net) AcquireCopy(client netip.AddrPort, number int, v6 bool) (Lease, er
 	client = netip.AddrPortFrom(client.Addr().Unmap(), client.Port())
 	if n.cfg.Original && number == 0 {
 		if l, ok := n.keep(client, v6); ok {
+			l.RTT = n.cfg.Line.RTT
 			return l, nil
 		}
 		n.pooled.Add(1)
@@ -223,6 +233,7 @@ func (n *Net) AcquireCopy(client netip.AddrPort, number int, v6 bool) (Lease, er
 	if err != nil {
 		return Lease{}, fmt.Errorf("client %v: %w", client, err)
 	}
+	l.RTT = n.cfg.Line.RTT
 	return l, nil
 }
 

@@ -28,6 +28,7 @@ const maxQueued = 16384
 type out struct {
 	tun  io.Writer   // one packet for each Write
 	lost func(error) // told when the device is down or gone
+	line *lines      // where packets go first, or nil
 	kick chan struct{}
 
 	// inline is set while the owner's goroutine is inside an operation: it
@@ -147,7 +148,11 @@ func (o *out) drain() {
 	o.queue = o.spare[:0]
 	o.mu.Unlock()
 	for i, p := range batch {
-		o.write(p)
+		if o.line != nil {
+			o.line.send(p)
+		} else {
+			o.write(p)
+		}
 		batch[i] = outPacket{}
 	}
 	o.spare = batch

@@ -27,8 +27,8 @@ type reader struct {
 	net  *Net
 	tun  io.ReadWriter // one packet for each Read and Write
 	log  *slog.Logger
-	void *buffer.View // zeros, shared by all payloads
 	view packet.View
+	injector
 
 	packets, bytes, strays atomic.Uint64
 }
@@ -36,12 +36,12 @@ type reader struct {
 const voidSize = 1 << 16
 
 func newReader(n *Net, tun io.ReadWriter) *reader {
-	return &reader{net: n, tun: tun, log: n.cfg.Log, void: buffer.NewViewSize(voidSize)}
+	return &reader{net: n, tun: tun, log: n.cfg.Log, injector: newInjector()}
 }
 
 // run reads until the queue is closed.
 func (r *reader) run() {
-	defer r.void.Release()
+	defer r.close()
 	buf := make([]byte, virtioHdr+maxHeaders)
 	for {
 		n, err := r.tun.Read(buf)
@@ -89,7 +89,11 @@ func (r *reader) take(b []byte, now int64) {
 		s.tapping.Unlock()
 	}
 	c.received(v, now)
-	r.inject(s, c)
+	if s.lines != nil {
+		s.lines.receive(c, v.Headers, len(v.Options), v.PayloadLen)
+		return
+	}
+	r.inject(s, c, v.Headers, len(v.Options), v.PayloadLen)
 }
 
 // received notes what a packet of the target says about the conn.
@@ -99,9 +103,6 @@ func (c *Conn) received(v *packet.View, now int64) {
 			c.openAt.CompareAndSwap(0, now)
 		}
 		return
-	}
-	if v.PayloadLen > 0 || v.Flags.Has(packet.FIN) {
-		c.unacked.Add(1)
 	}
 	if !v.Flags.Has(packet.ACK) {
 		return
@@ -118,15 +119,27 @@ func (c *Conn) received(v *packet.View, now int64) {
 	}
 }
 
-// inject shows the parsed packet to the stack as the session knows it.
-func (r *reader) inject(s *Stack, c *Conn) {
-	v := &r.view
-	hdr := buffer.NewViewWithData(v.Headers)
-	tcpAt := len(v.Headers) - tcpHeader - len(v.Options)
+// An injector shows packets of the target to stacks, for one goroutine.
+type injector struct {
+	void *buffer.View // zeros, shared by all payloads
+}
+
+func newInjector() injector { return injector{void: buffer.NewViewSize(voidSize)} }
+
+func (i *injector) close() { i.void.Release() }
+
+// inject shows a packet to the stack as the session knows it: headers, with so many
+// bytes of TCP options, and a payload of zeros. It borrows headers.
+func (i *injector) inject(s *Stack, c *Conn, headers []byte, options, payload int) {
+	tcpAt := len(headers) - tcpHeader - options
+	if payload > 0 || packet.Flags(headers[tcpAt+13]).Has(packet.FIN) {
+		c.unacked.Add(1)
+	}
+	hdr := buffer.NewViewWithData(headers)
 	inward(hdr.AsSlice(), tcpAt, c.path.v6, c.slot)
 	b := buffer.MakeWithView(hdr)
-	for left := v.PayloadLen; left > 0; left -= voidSize {
-		part := r.void.Clone()
+	for left := payload; left > 0; left -= voidSize {
+		part := i.void.Clone()
 		part.CapLength(min(left, voidSize))
 		if err := b.Append(part); err != nil {
 			b.Release()

@@ -52,6 +52,7 @@ type Stack struct {
 	gv      *stack.Stack
 	link    *linkEndpoint
 	out     *out
+	lines   *lines // nil: no network is emulated
 	ready   readyList
 	dialing dialing
 	tapping sync.Mutex
@@ -73,8 +74,12 @@ func newStack(n *Net, index int, tun io.Writer) (*Stack, error) {
 	s.ready.wake = make(chan struct{}, 1)
 	s.outward.conns = make(map[tupleKey]*Conn)
 	s.dialing = dialing{stack: s, now: n.now, timeout: connectTimeout}
-	s.link = &linkEndpoint{owner: s, mtu: uint32(n.cfg.MTU)}
+	s.link = &linkEndpoint{owner: s, mtu: uint32(n.cfg.MTU), single: n.cfg.Line.single()}
 	s.out = newOut(tun, n.cfg.MTU, n.lost)
+	if n.cfg.Line.on() {
+		s.lines = newLines(s, n.cfg.Line, n.now)
+		s.out.line = s.lines
+	}
 	s.gv = stack.New(stack.Options{
 		NetworkProtocols:   []stack.NetworkProtocolFactory{ipv4.NewProtocol, ipv6.NewProtocol},
 		TransportProtocols: []stack.TransportProtocolFactory{tcp.NewProtocol},
@@ -172,7 +177,7 @@ func (c *Conn) over() bool {
 
 // forget ends a conn that is over: no packet of it will come or go.
 func (s *Stack) forget(c *Conn) {
-	if c.forgotten {
+	if c.forgotten || c.line != nil && c.line.busy() {
 		return
 	}
 	c.forgotten = true
@@ -218,6 +223,9 @@ func (s *Stack) dial(l Lease, target netip.AddrPort, user uint64) (*Conn, error)
 		return nil, fmt.Errorf("endpoint: %v", terr)
 	}
 	c.ep = ep.(*tcp.Endpoint)
+	if s.lines != nil {
+		c.line = s.lines.line(l.RTT)
+	}
 	slots := s.slots(c.path.v6)
 	ok, err := slots.put(c, func(last byte) error { return s.addInner(c.path.v6, last) })
 	if err == nil && !ok {
@@ -291,5 +299,8 @@ func (s *Stack) close() {
 	}
 	s.gv.Close()
 	s.gv.Wait()
+	if s.lines != nil {
+		s.lines.close()
+	}
 	s.out.close()
 }

@@ -89,6 +89,9 @@ func (l *lane) lease(s *session, o *frame.Open, number int) {
 		s.refused = frame.ClosedNoTuple
 		return
 	}
+	if l.host.clientRTT {
+		lease.RTT = min(time.Duration(o.RTT)*time.Microsecond, netstack.MaxRTT)
+	}
 	s.lease = lease
 	s.admitted = true
 	l.host.open.Add(1)

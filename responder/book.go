@@ -155,6 +155,9 @@ func (s *Summary) attrs() []any {
 		{"stray_packets", s.Net.Strays},
 		{"tuples_refused", s.Net.TuplesRefused},
 		{"tuples_pooled", s.Net.TuplesPooled},
+		{"emulated_loss", s.Net.LineLost},
+		{"emulated_overflow", s.Net.LineFull},
+		{"rtt_unknown", s.Net.LineUnknown},
 	} {
 		if c.n > 0 {
 			a = append(a, slog.Uint64(c.name, c.n))
@@ -181,6 +184,9 @@ func (s *Summary) write(w io.Writer) error {
 	}
 	if s.Net.TuplesPooled > 0 {
 		p("addresses  %d sessions without their client's own address\n", s.Net.TuplesPooled)
+	}
+	if n := &s.Net; n.LineLost+n.LineFull+n.LineUnknown > 0 {
+		p("emulated   %d packets lost, %d more in full buffers; %d sessions of unknown round-trip time\n", n.LineLost, n.LineFull, n.LineUnknown)
 	}
 	p("turns      %d, of which %d released by the settle time, %d by max-hold\n", s.Turns, s.Settled, s.HeldMax)
 	p("headers    %d returned, %d dropped\n", s.HeadersReturned, s.HeadersDropped)

@@ -23,6 +23,7 @@ import (
 	"runtime"
 	"time"
 
+	"flowtwin/netstack"
 	"flowtwin/responder/replay"
 )
 
@@ -37,6 +38,7 @@ type Config struct {
 	Pool       []netip.Prefix // outward client addresses; empty: netstack's default
 	Original   bool           // the target sees clients' own addresses
 	Force      bool           // with Original: also where the target serves others
+	Line       Line           // the network that is emulated between clients and target
 	Shards     int            // 0: one for each CPU, at most 4
 	Sessions   int            // at most, 0: 200,000
 	GateOff    bool
@@ -56,6 +58,10 @@ type Config struct {
 	Status <-chan os.Signal // log the status now
 	Ready  func()           // called when copiers can connect
 }
+
+// Line is the network that is emulated; with Leased each session gets the round-trip
+// time that its client had online.
+type Line = netstack.Line
 
 // DefaultStateDir is where the responder keeps its key.
 const DefaultStateDir = "/var/lib/flowtwin"
@@ -110,6 +116,9 @@ func (cfg Config) populate() (Config, error) {
 		return cfg, errors.New("config: RateConnections, RateBytes: less than 0")
 	case cfg.Settle < 0 || cfg.MaxHold < 0 || cfg.Drain < 0 || cfg.InviteTTL < 0:
 		return cfg, errors.New("config: Settle, MaxHold, Drain, InviteTTL: a time is negative")
+	}
+	if err := cfg.Line.Check(); err != nil {
+		return cfg, fmt.Errorf("config: Line: %w", err)
 	}
 	return cfg, nil
 }

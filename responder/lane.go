@@ -63,6 +63,7 @@ type host struct {
 	stray              tally // the part of it that is of no session, or behind its account
 	batches            sync.Pool
 	watches            watches
+	clientRTT          bool // sessions have their client's round-trip time
 }
 
 // count counts frames and the client data in them.

@@ -114,7 +114,7 @@ func checkRules(rules []Rule, local []netip.Addr) error {
 func openNet(cfg *Config) (*netstack.Net, error) {
 	n, err := netstack.Open(netstack.Config{
 		Pool: cfg.Pool, Shards: cfg.Shards, Loopback: loopback(cfg.Allow), Log: cfg.Log,
-		Original: cfg.Original, Force: cfg.Force,
+		Original: cfg.Original, Force: cfg.Force, Line: cfg.Line,
 	})
 	if err != nil || !cfg.Original {
 		return n, err
@@ -206,7 +206,7 @@ func newServer(cfg Config, n network) *server {
 	r := &server{
 		cfg: cfg, log: cfg.Log, net: n, stop: make(chan struct{}), peers: make(map[peer]struct{}),
 		host: &host{
-			net: n, most: int64(cfg.Sessions),
+			net: n, most: int64(cfg.Sessions), clientRTT: cfg.Line.Leased,
 			watches: watches{log: cfg.Log, iface: n.Name()},
 		},
 	}

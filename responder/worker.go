@@ -197,6 +197,7 @@ func (w *worker) dial(s *session) {
 		if err == nil {
 			s.conn = c
 			w.replay.Start(&s.Session, c, s.baseSeen, w.now)
+			s.SetRTT(s.lease.RTT)
 			return
 		}
 		s.refused = frame.ClosedNoTuple

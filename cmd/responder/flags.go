@@ -32,9 +32,10 @@ type raw struct {
 	allow  []string
 	pool   []string
 	gate   string
+	client string
 
-	connections, bytes string // rates
-	client             string
+	connections, bytes   string // rates
+	rtt, bandwidth, loss string
 }
 
 func (r *raw) flags() *pflag.FlagSet {
@@ -51,6 +52,9 @@ func (r *raw) flags() *pflag.FlagSet {
 	fs.StringSliceVarP(&r.pool, "client-pool", "c", nil, "`POOL[,...]` of addresses that the target sees clients at: prefix, address, or 192.168.50.x (default 198.18.0.0/15)")
 	fs.StringVar(&r.client, "client-address", "pool", "what the target sees clients at: pool, addresses of the pool; original, their own, answered by the TUN device through a routing rule for the target's port")
 	fs.BoolVar(&c.Force, "client-address-force", false, "with --client-address=original: also where others are connected to the target, who will get no answers")
+	fs.StringVar(&r.rtt, "rtt", "", "emulate a network with this round-trip time, `40ms[±10ms]`; client: each client's own, as it was online")
+	fs.StringVar(&r.bandwidth, "bandwidth", "", "emulate a network with this rate for each connection and direction, as `10mbit`")
+	fs.StringVar(&r.loss, "loss", "", "emulate a network that loses this share of the packets, as `1%`")
 	fs.IntVar(&c.Shards, "shards", 0, "stacks and TUN queues, `N` (default: one for each CPU, at most 4)")
 	fs.IntVar(&c.Sessions, "max-sessions", 200_000, "refuse flows beyond `N` sessions")
 	fs.StringVar(&r.connections, "rate-connections", "", "refuse flows beyond `N` connections a second, copies included (default: none are refused)")
@@ -184,7 +188,9 @@ func (r *raw) choices() error {
 	if c.Force && !c.Original {
 		return errors.New("--client-address-force: it belongs to --client-address=original")
 	}
-	return nil
+	var err error
+	c.Line, err = parseLine(r.rtt, r.bandwidth, r.loss)
+	return err
 }
 
 // parseListen checks host:port; a port alone stands for all addresses.

@@ -55,6 +55,16 @@ func TestParseFlags(t *testing.T) {
 		})},
 		{"--client-address=original --client-address-force", with(func(c *responder.Config) { c.Original, c.Force = true, true })},
 		{"--rate-connections 500 --rate-bytes 10M/s", with(func(c *responder.Config) { c.RateConnections, c.RateBytes = 500, 10e6 })},
+		{"--rtt 40ms --bandwidth 1.5Mbit --loss 0.5%", with(func(c *responder.Config) {
+			c.Line = responder.Line{RTT: 40 * time.Millisecond, Bandwidth: 1_500_000, Loss: 0.005}
+		})},
+		{"--rtt 40ms±10ms", with(func(c *responder.Config) {
+			c.Line = responder.Line{RTT: 40 * time.Millisecond, Jitter: 10 * time.Millisecond}
+		})},
+		{"--rtt 1s+-100ms", with(func(c *responder.Config) {
+			c.Line = responder.Line{RTT: time.Second, Jitter: 100 * time.Millisecond}
+		})},
+		{"--rtt=client", with(func(c *responder.Config) { c.Line.Leased = true })},
 		{"-d -l log -P pid --json", options{config: defaults, daemon: true, logFile: "log", pidFile: "pid", json: true}},
 	}
 	for _, tt := range tests {
@@ -106,6 +116,18 @@ func TestParseFlagsNamesTheFlag(t *testing.T) {
 
 		"--client-address=own":   "--client-address",
 		"--client-address-force": "--client-address=original",
+
+		"--rtt 40":          "--rtt",
+		"--rtt 40ms+-":      "--rtt",
+		"--rtt 10ms±20ms":   "jitter",
+		"--rtt 1m":          "2s",
+		"--rtt -1ms":        "--rtt",
+		"--bandwidth 10":    "--bandwidth",
+		"--bandwidth 0mbit": "--bandwidth",
+		"--bandwidth 1bit":  "8000",
+		"--loss 1":          "--loss",
+		"--loss 60%":        "50 %",
+		"--loss NaN%":       "loss",
 	} {
 		if _, err := parseFlags(strings.Fields(args)); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: error %v, want one with %q", args, err, want)

@@ -88,20 +88,33 @@ func (s *scene) sameGuests(online, target *doorman) {
 	s.t.Errorf("%d are at online's, %d at the target's; online saw\n%s\ntarget saw\n%s", na, nb, strings.Join(a, "\n"), strings.Join(b, "\n"))
 }
 
-// addressesBooks is what the responder's report says of clients' addresses.
+// addressBooks is what the responder's report says of clients' addresses.
 func (s *scene) addressBooks() (moved, pooled uint64) {
 	s.t.Helper()
+	var books struct{ TuplesMoved, TuplesPooled uint64 }
+	s.responderBooks(&books)
+	return books.TuplesMoved, books.TuplesPooled
+}
+
+// responderBooks reads the part of the responder's report that is the network's, and
+// returns how many turns the settle time has released.
+func (s *scene) responderBooks(books any) (settled uint64) {
+	s.t.Helper()
+	var r struct {
+		Settled uint64
+		Net     json.RawMessage
+	}
 	b, err := os.ReadFile(s.responderReport())
+	if err == nil {
+		err = json.Unmarshal(b, &r)
+	}
+	if err == nil {
+		err = json.Unmarshal(r.Net, books)
+	}
 	if err != nil {
 		s.t.Fatal(err)
 	}
-	var r struct {
-		Net struct{ TuplesMoved, TuplesPooled uint64 }
-	}
-	if err := json.Unmarshal(b, &r); err != nil {
-		s.t.Fatal(err)
-	}
-	return r.Net.TuplesMoved, r.Net.TuplesPooled
+	return r.Settled
 }
 
 func (s *scene) responderReport() string { return filepath.Join(s.Dir, "responder.json") }

@@ -1,6 +1,7 @@
 package testnet
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"math/rand/v2"
@@ -14,12 +15,13 @@ import (
 
 // WireConfig says what a Wire does to packets. Both directions suffer alike.
 type WireConfig struct {
-	Loss    float64 // share of IP packets lost
-	Reorder float64 // share of IP packets that arrive after one to three later ones
-	Seed    uint64  // of the sequence of decisions
+	Loss    float64       // share of IP packets lost
+	Reorder float64       // share of IP packets that arrive after one to three later ones
+	Seed    uint64        // of the sequence of decisions
+	Delay   time.Duration // of each packet
 }
 
-// A Wire joins two namespaces as a veth pair does, and loses and reorders
+// A Wire joins two namespaces as a veth pair does, and loses, reorders and delays
 // packets. It forwards between two TAP devices, one at each end, which have no
 // offloads: what it meets are packets of at most 1500 bytes, as on a real wire.
 // (The kernel's own netem is not built everywhere.)
@@ -55,8 +57,8 @@ func ConnectWire(a *NS, devA, cidrA string, b *NS, devB, cidrB string, cfg WireC
 	if err := setUpEnds(a, devA, cidrA, b, devB, cidrB); err != nil {
 		return nil, errors.Join(err, w.Close())
 	}
-	w.done.Go(func() { w.carry(w.a, w.b, newFate(cfg, 1)) })
-	w.done.Go(func() { w.carry(w.b, w.a, newFate(cfg, 2)) })
+	w.done.Go(func() { w.carry(w.a, w.sender(w.b, cfg.Delay), newFate(cfg, 1)) })
+	w.done.Go(func() { w.carry(w.b, w.sender(w.a, cfg.Delay), newFate(cfg, 2)) })
 	return w, nil
 }
 
@@ -104,11 +106,10 @@ func newTap(dev string) (*os.File, error) {
 	return os.NewFile(uintptr(fd), dev), nil
 }
 
-// carry forwards frames until a device is closed.
-func (w *Wire) carry(from, to *os.File, f *fate) {
-	buf, held := make([]byte, wireMaxFrame), make([]byte, 0, wireMaxFrame)
-	overtaken := 0 // packets that are still to pass the held one
-	forward := func(frame []byte) {
+// sender returns a function that forwards a frame, which it borrows, after the
+// delay; called with nil, it ends.
+func (w *Wire) sender(to *os.File, delay time.Duration) func([]byte) {
+	now := func(frame []byte) {
 		// A frame that the other end cannot take now is lost, as on any network.
 		if _, err := to.Write(frame); err != nil {
 			w.lost.Add(1)
@@ -116,6 +117,38 @@ func (w *Wire) carry(from, to *os.File, f *fate) {
 		}
 		w.forwarded.Add(1)
 	}
+	if delay == 0 {
+		return func(frame []byte) {
+			if frame != nil {
+				now(frame)
+			}
+		}
+	}
+	type late struct {
+		frame []byte
+		due   time.Time
+	}
+	queue := make(chan late, wireQueue)
+	w.done.Go(func() {
+		for l := range queue {
+			<-time.After(time.Until(l.due))
+			now(l.frame)
+		}
+	})
+	return func(frame []byte) {
+		if frame == nil {
+			close(queue)
+			return
+		}
+		queue <- late{bytes.Clone(frame), time.Now().Add(delay)}
+	}
+}
+
+// carry forwards frames until a device is closed.
+func (w *Wire) carry(from *os.File, forward func([]byte), f *fate) {
+	defer forward(nil)
+	buf, held := make([]byte, wireMaxFrame), make([]byte, 0, wireMaxFrame)
+	overtaken := 0 // packets that are still to pass the held one
 	release := func() {
 		forward(held)
 		held = held[:0]

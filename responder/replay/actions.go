@@ -93,7 +93,7 @@ func (s *Session) ask(now int64) verdict {
 		return v
 	}
 	s.reap()
-	if s.acked == s.written || s.gate.since != 0 && now-s.gate.since >= int64(s.shard.cfg.MaxHold) {
+	if s.acked == s.written || s.gate.since != 0 && now-s.gate.since >= int64(s.shard.cfg.MaxHold)+s.gate.slack {
 		return v
 	}
 	return wait
@@ -276,7 +276,7 @@ func (s *Session) deadline(now int64) int64 {
 	switch s.state {
 	case holding:
 		if s.turns.at(0).kind == turnReset {
-			return min(s.gate.since+int64(cfg.MaxHold), now+int64(cfg.Settle))
+			return min(s.gate.since+int64(cfg.MaxHold)+s.gate.slack, now+int64(cfg.Settle))
 		}
 		return s.gate.wake(s.gateConfig(s.turns.at(0)))
 	case targetClosed, lastAck:

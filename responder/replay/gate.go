@@ -57,6 +57,7 @@ type gate struct {
 	asked      uint64 // absorbed when everything released was written
 	lastAnswer int64  // when absorbed last grew
 	since      int64  // when the wait that is under way began
+	slack      int64  // what all waits are longer by, see Session.SetRTT
 }
 
 // surplus is what is thought of bytes that the target sent beyond what a turn
@@ -116,9 +117,9 @@ func (g *gate) ask(seen uint64, now int64, c *Config) verdict {
 			g.surplus = surplusNone
 		}
 		return answered
-	case g.begun() && now-g.lastAnswer >= int64(c.Settle):
+	case g.begun() && now-g.lastAnswer >= int64(c.Settle)+g.slack:
 		return settled
-	case g.since != 0 && now-g.since >= int64(c.MaxHold):
+	case g.since != 0 && now-g.since >= int64(c.MaxHold)+g.slack:
 		if g.surplus == surplusLonger && g.absorbed == g.asked {
 			g.surplus = surplusAhead
 		}
@@ -129,9 +130,9 @@ func (g *gate) ask(seen uint64, now int64, c *Config) verdict {
 
 // wake returns when ask may answer otherwise without an answer of the target.
 func (g *gate) wake(c *Config) int64 {
-	at := g.since + int64(c.MaxHold)
+	at := g.since + int64(c.MaxHold) + g.slack
 	if g.begun() {
-		at = min(at, g.lastAnswer+int64(c.Settle))
+		at = min(at, g.lastAnswer+int64(c.Settle)+g.slack)
 	}
 	return at
 }
@@ -147,7 +148,7 @@ func (g *gate) pass(seen uint64, v verdict, now int64, c *Config) {
 		g.settle(g.absorbed)
 	case seen <= g.seen && g.mark > g.absorbed:
 		return // the debt is that of the turns before it
-	case v == answered && now-g.lastAnswer < int64(c.Settle):
+	case v == answered && now-g.lastAnswer < int64(c.Settle)+g.slack:
 		g.differs = g.differs && seen <= g.seen
 		g.settle(min(need, g.absorbed))
 	case v == answered:

@@ -69,6 +69,24 @@ func TestOnePauseCostsOneTurn(t *testing.T) {
 	}
 }
 
+// Far from the target an answer comes in rounds: the time between two of them must
+// not pass for its end.
+func TestAnswersInRounds(t *testing.T) {
+	const size, requests = 50_000, 10
+	for _, far := range []time.Duration{50 * time.Millisecond, 200 * time.Millisecond} {
+		v := newServer(t, size, requests)
+		v.s.SetRTT(far)
+		for k := range requests {
+			if early := v.serve(k, far, []int{14_000, 28_000, 8_000}, []time.Duration{far, far + 40*time.Millisecond}); early > 0 {
+				t.Errorf("%v away: %d requests before answer %d was complete", far, early, k)
+			}
+		}
+		if v.s.heldMax != 0 || v.s.Settled() != 0 {
+			t.Errorf("%v away: %d turns were released by max-hold, %d by the settle time", far, v.s.heldMax, v.s.Settled())
+		}
+	}
+}
+
 // Whatever the target's pauses, a request is early only when the answer before it
 // paused: nothing is carried on.
 func TestPausesAreNotCarriedOn(t *testing.T) {

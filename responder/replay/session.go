@@ -1,6 +1,10 @@
 package replay
 
-import "flowtwin/tunnel/frame"
+import (
+	"time"
+
+	"flowtwin/tunnel/frame"
+)
 
 // A Session is the client's end of one connection to the target. Its methods are
 // for the shard's goroutine.
@@ -99,6 +103,11 @@ func (s *Session) Answered() (yes, known bool) {
 	}
 	return false, s.how == frame.ClosedTimeout
 }
+
+// SetRTT tells the session, after Start, how long a round trip to the target takes
+// where that is not nothing. A longer answer comes in rounds of so much and a delayed
+// acknowledgement, and a pause between two of them is not its end.
+func (s *Session) SetRTT(d time.Duration) { s.gate.slack = 2 * int64(d) }
 
 // Settled returns how many turns left because the target was quiet, before as many
 // bytes had come as online.
