@@ -17,9 +17,10 @@ import (
 
 // Config configures [Run].
 type Config struct {
-	Maps        []tunnel.Map
-	Invite      tunnel.Invite
-	Server      string        // host[:port] instead of the invite's addresses, "" none
+	Target
+	More  []Target // that get the same
+	Split bool     // each client goes to one of the targets only
+
 	Interfaces  []string      // empty: all that are up
 	NetNS       string        // where to capture: a network namespace's file or a process in it, "" here
 	Shards      int           // 0: one for every 4 CPUs, 1 to 4
@@ -39,6 +40,11 @@ type Config struct {
 	Out    io.Writer        // the final ledger
 	Status <-chan os.Signal // print a status line now
 	Ready  func()           // called when packets are captured and the responder has answered or was found silent
+
+	// Of one of several targets.
+	name        string // "": there is only one
+	status      chan os.Signal
+	part, parts int // of the clients, with Split
 }
 
 // What becomes of connections that began before the copier.
@@ -98,9 +104,14 @@ func (cfg Config) populate() (Config, error) {
 	if cfg.Connections == 0 {
 		cfg.Connections = 1
 	}
+	for _, t := range append([]Target{cfg.Target}, cfg.More...) {
+		if len(t.Maps) == 0 {
+			return cfg, errors.New("maps: none given")
+		}
+	}
 	switch {
-	case len(cfg.Maps) == 0:
-		return cfg, errors.New("maps: none given")
+	case cfg.Split && len(cfg.More) == 0:
+		return cfg, errors.New("split: there is one target only")
 	case cfg.Shards < 1 || cfg.Shards > maxShards:
 		return cfg, fmt.Errorf("shards: %d is not within 1..%d", cfg.Shards, maxShards)
 	case cfg.Connections < 1 || cfg.Connections > tunnel.MaxConnections:
@@ -137,7 +148,7 @@ func (cfg Config) LimitCPUs() Config {
 	if cfg.Replay != nil {
 		cfg.Shards = 2 // one reads
 	}
-	runtime.GOMAXPROCS(min(cpus, max(cfg.Shards, cfg.Connections)+2))
+	runtime.GOMAXPROCS(min(cpus, max(cfg.Shards, cfg.Connections)*(1+len(cfg.More))+2))
 	return cfg
 }
 
@@ -160,7 +171,7 @@ func (cfg *Config) capture() capture.Config {
 		Log:        cfg.Log,
 	}
 	c.Matches = cfg.matches()
-	c.Choice = choice(flow.Sampled(cfg.first()))
+	c.Choice = cfg.choice(flow.Sampled(cfg.first()))
 	return c
 }
 

@@ -24,8 +24,8 @@ import (
 // ended. A responder that cannot be reached is no error: it is tried again and
 // again.
 //
-// Goroutines: one for each shard, one that keeps the tunnel, one that reports,
-// and one that brings all of it to an end.
+// Goroutines, for each target: one for each shard, one that keeps the tunnel, one
+// that reports, and one that brings all of it to an end.
 func Run(ctx context.Context, cfg Config) (err error) {
 	if cfg, err = cfg.populate(); err != nil {
 		return err
@@ -33,18 +33,29 @@ func Run(ctx context.Context, cfg Config) (err error) {
 	if cfg.Replay != nil {
 		return replay(ctx, cfg)
 	}
-	client, err := tunnel.NewClient(cfg.tunnel())
-	if err != nil {
-		return err
+	configs := cfg.each()
+	clients := make([]*tunnel.Client, len(configs))
+	for i := range configs {
+		if clients[i], err = tunnel.NewClient(configs[i].tunnel()); err != nil {
+			return err
+		}
+		defer func() { err = errors.Join(err, clients[i].Close()) }()
 	}
-	defer func() { err = errors.Join(err, client.Close()) }()
 	// Nothing above has touched the system.
-	set, err := capture.Open(cfg.capture())
-	if err != nil {
-		return err
+	f := &fleet{cfg: cfg}
+	for i := range configs {
+		var set *capture.Set
+		if set, err = capture.Open(configs[i].capture()); err != nil {
+			return err
+		}
+		defer func() { err = errors.Join(err, set.Close()) }()
+		f.copiers = append(f.copiers, newCopier(configs[i], set, clients[i]))
 	}
-	defer func() { err = errors.Join(err, set.Close()) }()
+	return f.run(ctx)
+}
 
+// newCopier returns the copier of one target.
+func newCopier(cfg Config, set *capture.Set, client *tunnel.Client) *copier {
 	maps := newMapping(cfg.Maps)
 	maps.refresh(set.Addrs())
 	c := &copier{cfg: cfg, maps: maps, set: set, sampling: newSampling(cfg.first()), amount: newAmount(cfg.Copies, cfg.Jitter), tunnel: client, started: time.Now()}
@@ -62,7 +73,7 @@ func Run(ctx context.Context, cfg Config) (err error) {
 	}
 	c.tellLocked(nil)
 	c.tellStart(set.Interfaces())
-	return c.run(ctx)
+	return c
 }
 
 // A copier is what Run runs.
@@ -95,8 +106,17 @@ type client interface {
 // stater is what the report needs of a ring.
 type stater interface{ Stats() capture.Stats }
 
-// run starts everything and returns when everything has ended.
+// run copies and prints the ledger.
 func (c *copier) run(ctx context.Context) error {
+	err := c.copy(ctx)
+	if err != nil && c.tunnel.Stats().Connects == 0 {
+		return err // it never began: a ledger of nothing would hide the reason
+	}
+	return errors.Join(err, c.final(), c.flaw)
+}
+
+// copy starts everything and returns when everything has ended.
+func (c *copier) copy(ctx context.Context) error {
 	g, failed := errgroup.WithContext(context.WithoutCancel(ctx))
 	side, stop := context.WithCancel(failed) // of what runs beside the shards
 	for _, s := range c.shards {
@@ -125,10 +145,7 @@ func (c *copier) run(ctx context.Context) error {
 	})
 	err := g.Wait()
 	stop()
-	if err != nil && c.tunnel.Stats().Connects == 0 {
-		return err // it never began: a ledger of nothing would hide the reason
-	}
-	return errors.Join(err, c.final(), c.flaw)
+	return err
 }
 
 // connect keeps the tunnel up. A responder that does not answer now may later;

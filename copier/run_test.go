@@ -116,7 +116,7 @@ func newRig(t *testing.T) *rig {
 	t.Helper()
 	r := &rig{ring: newFakeRing(), lane: newFakeLane(), client: newFakeClient(), status: make(chan os.Signal, 1)}
 	cfg := Config{
-		Maps: testMaps().maps, Drain: 5 * time.Second, Shards: 1, Status: r.status,
+		Target: Target{Maps: testMaps().maps}, Drain: 5 * time.Second, Shards: 1, Status: r.status,
 		Log: slog.New(slog.NewTextHandler(&r.log, nil)), Out: &r.out,
 		ReportFile: filepath.Join(t.TempDir(), "report.json"),
 	}
@@ -352,7 +352,7 @@ func TestTLSIsSaidOnce(t *testing.T) {
 }
 
 func TestConfigIsChecked(t *testing.T) {
-	good := Config{Maps: testMaps().maps}
+	good := Config{Target: Target{Maps: testMaps().maps}}
 	tests := []struct {
 		name   string
 		change func(*Config)

@@ -44,12 +44,14 @@ func newSampling(percent float64) sampling {
 	return sampling{now: s, always: s, filter: s}
 }
 
-// choice returns s as a choice, without a share that takes everything.
-func choice(s flow.Share) flow.Choice {
-	if s == flow.Sampled(100) {
-		return nil
+// choice returns which connections are copied to this target when those in s are
+// copied at all; a share that takes everything is left out.
+func (cfg *Config) choice(s flow.Share) flow.Choice {
+	c := cfg.split()
+	if s != flow.Sampled(100) {
+		c = append(c, s)
 	}
-	return flow.Choice{s}
+	return c
 }
 
 // sample copies percent of the connections that begin from now on.
@@ -82,13 +84,13 @@ func (c *copier) sampled() float64 {
 // tellLocked gives the shards their orders; need gets an answer of each.
 func (c *copier) tellLocked(need chan<- uint64) {
 	for _, s := range c.shards {
-		s.tell(&orders{admit: choice(c.sampling.now), adopt: choice(c.sampling.always), need: need, amount: c.amount})
+		s.tell(&orders{admit: c.cfg.choice(c.sampling.now), adopt: c.cfg.choice(c.sampling.always), need: need, amount: c.amount})
 	}
 }
 
 // filterLocked gives the rings a filter that takes s.
 func (c *copier) filterLocked(s flow.Share) error {
-	if err := c.set.Select(c.cfg.matches(), choice(s)); err != nil {
+	if err := c.set.Select(c.cfg.matches(), c.cfg.choice(s)); err != nil {
 		return fmt.Errorf("sample: %w", err)
 	}
 	c.sampling.filter = s

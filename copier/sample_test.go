@@ -25,7 +25,8 @@ func hashed(from, to float64, n int) (out []*conn) {
 }
 
 func sampleOrders(admit, adopt float64) *orders {
-	return &orders{admit: choice(flow.Sampled(admit)), adopt: choice(flow.Sampled(adopt))}
+	cfg := &Config{}
+	return &orders{admit: cfg.choice(flow.Sampled(admit)), adopt: cfg.choice(flow.Sampled(adopt))}
 }
 
 // Where packets come that the filter could not choose, from files or out of

@@ -73,6 +73,8 @@ func (c *copier) summary() *report.Summary {
 	sum := &report.Summary{
 		Version:   c.cfg.Version,
 		Started:   c.started,
+		Target:    c.cfg.name,
+		Split:     c.cfg.splitName(),
 		Sample:    c.sampled(),
 		Ended:     time.Now(),
 		Recording: c.recording(),
@@ -93,13 +95,19 @@ func (c *copier) summary() *report.Summary {
 
 // final prints and writes the last ledger. The shards have ended.
 func (c *copier) final() error {
-	c.leftover()
-	sum := c.summary()
-	sum.Final = true
-	sum.Ledger.Close()
+	sum := c.finalSummary()
 	_, err := c.cfg.Out.Write(sum.AppendText(nil))
 	if c.cfg.ReportFile != "" {
 		err = errors.Join(err, sum.WriteFile(c.cfg.ReportFile))
 	}
 	return err
+}
+
+// finalSummary closes the books. The shards have ended.
+func (c *copier) finalSummary() *report.Summary {
+	c.leftover()
+	sum := c.summary()
+	sum.Final = true
+	sum.Ledger.Close()
+	return sum
 }

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
-	"os"
 	"strings"
 	"time"
 
@@ -33,10 +32,10 @@ type options struct {
 type raw struct {
 	options
 
-	maps       []string
-	server     string
-	inviteFile string
-	replay     replayFlags
+	maps        []string
+	servers     []string
+	inviteFiles []string
+	replay      replayFlags
 }
 
 // resolver looks up the addresses of names in maps.
@@ -52,9 +51,10 @@ func (r *raw) flags() *pflag.FlagSet {
 	fs.SortFlags = false
 	fs.Usage = func() {}
 	c := &r.config
-	fs.StringArrayVarP(&r.maps, "map", "x", nil, "copy `MAP`: [localIP:]port-targetIP:port[,...]; may be repeated")
-	fs.StringVarP(&r.server, "server", "s", "", "reach the responder at `host[:port]` instead of the invite's address; or the invite itself")
-	fs.StringVar(&r.inviteFile, "invite-file", "", "`FILE` with the responder's invite (otherwise from $"+inviteEnv+")")
+	fs.StringArrayVarP(&r.maps, "map", "x", nil, "copy `MAP`: [localIP:]port-targetIP:port[,...]; may be repeated; with several responders one for all, or one for each in their order")
+	fs.StringArrayVarP(&r.servers, "server", "s", nil, "reach the responder at `host[:port]` instead of the invite's address; or the invite itself; repeated: several responders")
+	fs.StringArrayVar(&r.inviteFiles, "invite-file", nil, "`FILE` with the responder's invite (otherwise from $"+inviteEnv+"); repeated: several responders, the k-th with the k-th -s")
+	fs.BoolVar(&c.Split, "split", false, "spread the clients over several responders, by a hash of their address, instead of copying all to each")
 	fs.StringSliceVar(&c.Interfaces, "interface", nil, "capture on `IFACE[,...]` (default: all that are up)")
 	fs.StringVar(&c.NetNS, "netns", "", "capture inside the network namespace `PATH|PID`: its file, or a process in it, such as a container's")
 	fs.IntVar(&c.Shards, "shards", 0, "capture rings and lanes, `N` (default: one for every 4 CPUs, 1 to 4)")
@@ -144,55 +144,9 @@ func parseFlags(args []string, getenv func(string) string, names resolver) (opti
 	case r.config.Drain < 0:
 		return r.options, fmt.Errorf("--drain: %v is negative", r.config.Drain)
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), lookupTimeout)
-	defer cancel()
 	var err error
-	if r.config.Maps, err = parseMaps(ctx, r.maps, names); err != nil {
-		return r.options, err
-	}
 	if r.config.Replay, err = r.replay.parse(fs); err != nil {
 		return r.options, err
 	}
-	if r.config.Replay != nil && r.config.Replay.DryRun {
-		return r.options, nil
-	}
-	return r.options, r.invite(getenv)
-}
-
-// isInvite tells an invite, or a piece of one, from a host and port.
-func isInvite(s string) bool {
-	name, rest, ok := strings.Cut(s, ":")
-	version, ours := strings.CutPrefix(name, "flowtwin")
-	return ok && ours && version != "" && strings.Trim(version, "0123456789") == "" && strings.Trim(rest, "0123456789") != ""
-}
-
-// invite finds the invite: in the file, as the argument of -s, or in the
-// environment, in this order.
-func (r *raw) invite(getenv func(string) string) error {
-	text, from := getenv(inviteEnv), inviteEnv
-	if isInvite(r.server) {
-		if r.inviteFile != "" {
-			return errors.New("-s: is an invite, and --invite-file names another; give one of the two")
-		}
-		text, from = r.server, "-s"
-		r.openInvite = true
-	} else {
-		r.config.Server = r.server
-	}
-	if r.inviteFile != "" {
-		b, err := os.ReadFile(r.inviteFile)
-		if err != nil {
-			return fmt.Errorf("--invite-file: %w", err)
-		}
-		text, from = string(b), "--invite-file "+r.inviteFile
-	}
-	text = strings.TrimSpace(text)
-	if text == "" {
-		return errors.New("no invite: give the file that the responder wrote with --invite-file, or set " + inviteEnv)
-	}
-	var err error
-	if r.config.Invite, err = tunnel.ParseInvite(text); err != nil {
-		return fmt.Errorf("%s: %w", from, err)
-	}
-	return nil
+	return r.options, r.targets(getenv, names)
 }

@@ -16,6 +16,8 @@ type document struct {
 	Started  time.Time `json:"started"`
 	Ended    time.Time `json:"ended"`
 	Final    bool      `json:"final"`
+	Target   string    `json:"target,omitempty"` // which of several
+	Split    string    `json:"split,omitempty"`  // which part of the clients, as 1/3
 	Headline string    `json:"headline"`
 
 	CopiedPercent *float64 `json:"copied_percent"` // null: there was nothing to copy
@@ -136,7 +138,7 @@ func (s *Summary) MarshalJSON() ([]byte, error) {
 	l := &s.Ledger
 	p := &l.Packets
 	d := document{
-		Version: s.Version, Started: s.Started.UTC(), Ended: s.Ended.UTC(), Final: s.Final,
+		Version: s.Version, Started: s.Started.UTC(), Ended: s.Ended.UTC(), Final: s.Final, Target: s.Target, Split: s.Split,
 		Headline: l.Headline(), SamplePercent: s.Sample, Sums: s.Check(), BadReturns: l.BadReturns,
 		Packets: packetsJSON{p.Captured, s.Kernel.Dropped, map[string]uint64{
 			"to_server": p.ToServer, "to_client": p.ToClient, "refused": p.Refused, "late": p.Late, "no_flow": p.NoFlow,
@@ -185,11 +187,15 @@ func (s *Summary) MarshalJSON() ([]byte, error) {
 
 // WriteFile writes the summary to file as JSON. The file appears complete, or
 // stays what it was; what is not a regular file (/dev/stdout) is written to.
-func (s *Summary) WriteFile(file string) (err error) {
+func (s *Summary) WriteFile(file string) error {
 	b, err := json.MarshalIndent(s, "", "  ")
 	if err != nil {
 		return fmt.Errorf("report: %w", err)
 	}
+	return writeFile(file, b)
+}
+
+func writeFile(file string, b []byte) (err error) {
 	b = append(b, '\n')
 	if st, err := os.Stat(file); err == nil && !st.Mode().IsRegular() {
 		if err := os.WriteFile(file, b, 0o644); err != nil {

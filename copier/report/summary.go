@@ -12,6 +12,8 @@ type Summary struct {
 	Started time.Time
 	Ended   time.Time // of a status: now
 	Final   bool
+	Target  string  // which of several, or ""
+	Split   string  // which part of the clients goes there, as 1/3; "" all
 	Sample  float64 // percent of the connections that are copied
 	Kernel  Kernel
 	Tunnel  Tunnel

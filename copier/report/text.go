@@ -48,6 +48,9 @@ func (s *Summary) AppendText(b []byte) []byte {
 	p.title(l.Headline())
 	p.b = fmt.Appendf(p.b, "in %v, %s of the requests' bytes delivered to the target\n\n",
 		s.Ended.Sub(s.Started).Round(100*time.Millisecond), size(l.Sent.Delivered.Bytes))
+	if s.Split != "" {
+		p.b = fmt.Appendf(p.b, "split: part %s of the clients\n\n", s.Split)
+	}
 	if s.Sample < 100 {
 		p.b = fmt.Appendf(p.b, "sampled: %s of the connections; of the others, which the kernel's filter refuses, nothing is known\n\n", sampled(s.Sample))
 	}

@@ -13,6 +13,7 @@ type Report struct {
 	Final         bool     `json:"final"`
 	Headline      string   `json:"headline"`
 	SamplePercent float64  `json:"sample_percent"`
+	Split         string   `json:"split"`
 	SumsWrong     []string `json:"sums_wrong"`
 	Packets       struct {
 		Captured      uint64            `json:"captured"`
@@ -52,6 +53,8 @@ type Report struct {
 		AfterClose Count            `json:"after_close"`
 		TunnelLost Count            `json:"tunnel_lost"`
 		InFlight   Count            `json:"in_flight"`
+
+		AccountMissing Count `json:"account_missing"`
 	} `json:"sent"`
 	Sessions struct {
 		Opened      uint64            `json:"opened"`
@@ -59,6 +62,8 @@ type Report struct {
 		Open        uint64            `json:"open"`
 		Closed      map[string]uint64 `json:"closed"`
 		Lost        uint64            `json:"lost"`
+
+		AccountMissing uint64 `json:"account_missing"`
 	} `json:"sessions"`
 	Copies struct {
 		Factor      float64           `json:"factor"`
@@ -101,6 +106,21 @@ func ReadReport(file string) (*Report, error) {
 	return r, nil
 }
 
+// ReadReports reads a report file of several targets.
+func ReadReports(file string) ([]*Report, error) {
+	b, err := os.ReadFile(file)
+	if err != nil {
+		return nil, err
+	}
+	var all struct {
+		Targets []*Report `json:"targets"`
+	}
+	if err := json.Unmarshal(b, &all); err != nil {
+		return nil, fmt.Errorf("%s: %w", file, err)
+	}
+	return all.Targets, nil
+}
+
 // Check adds up what is in the report, not trusting the copier's own sums, and
 // returns what is wrong. Nothing may be under way any more.
 func (r *Report) Check() []string {
@@ -123,8 +143,8 @@ func (r *Report) Check() []string {
 	same("flows seen", f.Seen, f.Admitted+sum(f.Refused))
 	same("flows admitted and resumed", f.Admitted+sum(f.Resumed), sum(f.Ended)+sum(f.GivenUp))
 	counts("captured of clients", c.Captured, append(values(c.Dropped), c.Sent, c.Retransmitted, c.Duplicate)...)
-	counts("sent", sumCounts([]Count{c.Sent, c.Prologue}), append(values(r.Sent.Dropped), r.Sent.Delivered, r.Sent.AfterClose, r.Sent.TunnelLost)...)
-	same("sessions opened", s.Opened, sum(s.Closed)+s.Lost)
+	counts("sent", sumCounts([]Count{c.Sent, c.Prologue}), append(values(r.Sent.Dropped), r.Sent.Delivered, r.Sent.AfterClose, r.Sent.TunnelLost, r.Sent.AccountMissing)...)
+	same("sessions opened", s.Opened, sum(s.Closed)+s.Lost+s.AccountMissing)
 	same("sessions opened for flows admitted or resumed", s.Opened, f.Admitted+sum(f.Resumed))
 	m := &r.Copies
 	same("copies asked for", m.Asked, sum(m.Closed)+m.Lost+m.Missing)
