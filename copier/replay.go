@@ -75,7 +75,7 @@ func replay(ctx context.Context, cfg Config) (err error) {
 	}
 	defer func() { err = errors.Join(err, client.Close()) }()
 
-	c := &copier{cfg: cfg, maps: maps, set: anySelector{}, sampling: newSampling(cfg.first()), tunnel: client, started: time.Now()}
+	c := &copier{cfg: cfg, maps: maps, set: anySelector{}, sampling: newSampling(cfg.first()), amount: newAmount(cfg.Copies, cfg.Jitter), tunnel: client, started: time.Now()}
 	p := newPlayer(feed, r)
 	s := newShard(p, client.Lane(0), maps, 1, func() time.Duration { return client.Stats().ClockOffset })
 	s.skip = cfg.Midstream == MidstreamSkip
