@@ -2,6 +2,7 @@ package main
 
 import (
 	"bufio"
+	"fmt"
 	"os"
 	"strings"
 )
@@ -26,6 +27,24 @@ func readLog(file string) (requestLog, error) {
 		}
 	}
 	return log, nil
+}
+
+// times returns a log in which each connection is there so many times.
+func (l requestLog) times(n int) requestLog {
+	out := requestLog{}
+	for conn, requests := range l {
+		for i := range n {
+			out[fmt.Sprintf("%s/%d", conn, i)] = requests
+		}
+	}
+	return out
+}
+
+func (l requestLog) requests() (n int) {
+	for _, r := range l {
+		n += len(r)
+	}
+	return n
 }
 
 // exactness is how much of the online server's work the target has seen.
