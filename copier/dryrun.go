@@ -3,13 +3,13 @@ package copier
 import (
 	"bufio"
 	"context"
+	"errors"
 	"fmt"
 	"net/netip"
 	"time"
 
 	"golang.org/x/sync/errgroup"
 
-	"flowtwin/copier/offline"
 	"flowtwin/copier/report"
 	"flowtwin/internal/http1"
 	"flowtwin/tunnel/frame"
@@ -17,16 +17,20 @@ import (
 
 // dryRun says what a recording holds and what of it would be replayed. The shard
 // does all that it does otherwise, with a lane that only notes.
-func dryRun(ctx context.Context, cfg Config, feed *offline.Feed, maps *mapping) error {
+func dryRun(ctx context.Context, cfg Config) (err error) {
+	feed, closeInput, err := cfg.Replay.open(&cfg)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, closeInput()) }()
 	out := bufio.NewWriter(cfg.Out)
 	lane := &dryLane{out: out, flows: make(map[uint32]*dryFlow)}
 	p := newPlayer(feed, &Replay{Pace: PaceTarget, Loops: 1})
 	p.lead = lead{segments: 1 << 62, bytes: 1 << 62, sessions: 1 << 62}
-	s := newShard(p, lane, maps, 1, func() time.Duration { return 0 })
-	s.skip = cfg.Midstream == MidstreamSkip
-	s.player, p.shard = p, s
+	cfg.Copies, cfg.Ramp, cfg.More = 1, 0, nil
+	c := newCopier(cfg, recordedMapping(cfg.Maps), anySelector{}, nil)
+	s := c.addPlayer(p, lane)
 	lane.shard = s
-	c := &copier{cfg: cfg, maps: maps, set: anySelector{}, sampling: newSampling(cfg.Sample), shards: []*shard{s}, player: p}
 	c.tellLocked(nil)
 
 	var g errgroup.Group

@@ -204,6 +204,7 @@ func (p *player) finish() {
 	}
 	p.shard.cutAll()
 	p.done = true
+	p.played.Store(p.elapsed)
 	close(p.over)
 }
 

@@ -26,6 +26,8 @@ func (r *Replay) populate(cfg *Config) error {
 	switch {
 	case r.Pace != PaceClock && r.Pace != PaceTarget:
 		return fmt.Errorf("pace: %q is neither %s nor %s", r.Pace, PaceClock, PaceTarget)
+	case len(cfg.More) > 0 && slices.Contains(r.Files, offline.Stdin):
+		return errors.New("recording: standard input can be read for one target only")
 	case r.Speed < 0 || r.MaxGap < 0:
 		return fmt.Errorf("speed %v, gap %v: negative", r.Speed, r.MaxGap)
 	}
@@ -34,15 +36,16 @@ func (r *Replay) populate(cfg *Config) error {
 	return nil
 }
 
-// open opens the recording.
-func (r *Replay) open(cfg *Config, stdin io.Reader) (*offline.Feed, error) {
-	f, err := offline.Open(offline.Config{
+// open opens the recording. What close closes is what is read.
+func (r *Replay) open(cfg *Config) (f *offline.Feed, closeInput func() error, err error) {
+	stdin, closeInput := input(r.Files)
+	f, err = offline.Open(offline.Config{
 		Files: r.Files, Stdin: stdin, Matches: cfg.matches(), Filter: r.Filter, Window: r.Window, Loops: r.Loops, Log: cfg.Log,
 	})
 	if err != nil {
-		return nil, fmt.Errorf("recording: %w", err)
+		return nil, nil, errors.Join(fmt.Errorf("recording: %w", err), closeInput())
 	}
-	return f, nil
+	return f, closeInput, nil
 }
 
 // anySelector stands for a kernel's filter where the feed picks the packets.
@@ -54,59 +57,55 @@ func (anySelector) Select([]capture.Match, flow.Choice) error { return nil }
 // Addrs implements selector: those of this host are not the recording's.
 func (anySelector) Addrs() []netip.Addr { return nil }
 
-// replay copies a recording, in the place of [Run]. It needs no privileges, and ends
-// when all of it is played and the sessions are over, or before, when ctx ends.
-func replay(ctx context.Context, cfg Config) (err error) {
-	r := cfg.Replay
-	stdin, closeInput := input(r.Files)
-	defer closeInput()
-	feed, err := r.open(&cfg, stdin)
+// openReplay returns a copier that replays a recording to one target. It needs no
+// privileges, and ends when all of it is played and the sessions are over.
+func openReplay(cfg Config, client *tunnel.Client) (*copier, error) {
+	feed, closeInput, err := cfg.Replay.open(&cfg)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	maps := newMapping(cfg.Maps)
-	maps.every = true
-	if r.DryRun {
-		return dryRun(ctx, cfg, feed, maps)
-	}
-	client, err := tunnel.NewClient(cfg.tunnel())
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, client.Close()) }()
-
-	c := &copier{cfg: cfg, maps: maps, set: anySelector{}, sampling: newSampling(cfg.first()), amount: newAmount(cfg.Copies, cfg.Jitter), tunnel: client, started: time.Now()}
-	p := newPlayer(feed, r)
-	s := newShard(p, client.Lane(0), maps, 1, func() time.Duration { return client.Stats().ClockOffset })
-	s.skip = cfg.Midstream == MidstreamSkip
-	s.player, p.shard = p, s
-	client.Lane(0).SetWake(p.Wake)
-	c.shards, c.rings, c.player = []*shard{s}, []stater{p}, p
-	c.closeInput = closeInput
+	c := newCopier(cfg, recordedMapping(cfg.Maps), anySelector{}, client)
+	c.close = closeInput
+	c.addPlayer(newPlayer(feed, cfg.Replay), client.Lane(0))
+	client.Lane(0).SetWake(c.player.Wake)
 	c.tellLocked(nil)
-	c.tellStart([]string{strings.Join(r.Files, ", ")})
-	return c.run(ctx)
+	c.tellStart([]string{strings.Join(cfg.Replay.Files, ", ")})
+	return c, nil
+}
+
+// recordedMapping returns the mapping of a recording, whose hosts nobody knows.
+func recordedMapping(maps []tunnel.Map) *mapping {
+	m := newMapping(maps)
+	m.every = true
+	return m
+}
+
+// addPlayer adds the shard of a recording.
+func (c *copier) addPlayer(p *player, l lane) *shard {
+	s := c.add(p, l)
+	s.player, p.shard, c.player = p, s, p
+	return s
 }
 
 // input returns the standard input if it is one of the files. A read of it cannot be
 // broken off: it is left to a goroutine of its own, which ends with the process or
 // with the next byte.
-func input(files []string) (in io.Reader, stop func()) {
+func input(files []string) (in io.Reader, stop func() error) {
 	if !slices.Contains(files, offline.Stdin) {
-		return nil, func() {}
+		return nil, func() error { return nil }
 	}
 	r, w := io.Pipe()
 	go func() {
 		_, err := io.Copy(w, os.Stdin)
 		w.CloseWithError(err)
 	}()
-	return r, func() { r.CloseWithError(io.EOF) }
+	return r, func() error { return r.CloseWithError(io.EOF) }
 }
 
 // play reads the recording for the player until it is over or ctx ends. What is
 // wrong with the files is kept for the end: what could be read is replayed first.
 func (c *copier) play(ctx context.Context) {
-	defer context.AfterFunc(ctx, c.closeInput)()
+	defer context.AfterFunc(ctx, func() { _ = c.close() })()
 	c.flaw = c.player.feed.Run(ctx)
 }
 

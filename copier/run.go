@@ -30,8 +30,8 @@ func Run(ctx context.Context, cfg Config) (err error) {
 	if cfg, err = cfg.populate(); err != nil {
 		return err
 	}
-	if cfg.Replay != nil {
-		return replay(ctx, cfg)
+	if cfg.Replay != nil && cfg.Replay.DryRun {
+		return dryRun(ctx, cfg)
 	}
 	configs := cfg.each()
 	clients := make([]*tunnel.Client, len(configs))
@@ -44,36 +44,39 @@ func Run(ctx context.Context, cfg Config) (err error) {
 	// Nothing above has touched the system.
 	f := &fleet{cfg: cfg}
 	for i := range configs {
-		var set *capture.Set
-		if set, err = capture.Open(configs[i].capture()); err != nil {
+		var c *copier
+		if cfg.Replay != nil {
+			c, err = openReplay(configs[i], clients[i])
+		} else {
+			c, err = openLive(configs[i], clients[i])
+		}
+		if err != nil {
 			return err
 		}
-		defer func() { err = errors.Join(err, set.Close()) }()
-		f.copiers = append(f.copiers, newCopier(configs[i], set, clients[i]))
+		defer func() { err = errors.Join(err, c.close()) }()
+		f.copiers = append(f.copiers, c)
 	}
 	return f.run(ctx)
 }
 
-// newCopier returns the copier of one target.
-func newCopier(cfg Config, set *capture.Set, client *tunnel.Client) *copier {
+// openLive returns a copier of live packets for one target.
+func openLive(cfg Config, client *tunnel.Client) (*copier, error) {
+	set, err := capture.Open(cfg.capture())
+	if err != nil {
+		return nil, err
+	}
 	maps := newMapping(cfg.Maps)
 	maps.refresh(set.Addrs())
-	c := &copier{cfg: cfg, maps: maps, set: set, sampling: newSampling(cfg.first()), amount: newAmount(cfg.Copies, cfg.Jitter), tunnel: client, started: time.Now()}
-	offset := func() time.Duration { return client.Stats().ClockOffset }
+	c := newCopier(cfg, maps, set, client)
+	c.close = set.Close
 	for i := range cfg.Shards {
 		ring, lane := set.Ring(i), client.Lane(i)
-		s := newShard(ring, lane, maps, cfg.Shards, offset)
-		s.skip = cfg.Midstream == MidstreamSkip
-		if cfg.InjectLoss > 0 {
-			s.loses(cfg.InjectLoss, uint64(i))
-		}
+		c.add(ring, lane)
 		lane.SetWake(ring.Wake)
-		c.shards = append(c.shards, s)
-		c.rings = append(c.rings, ring)
 	}
 	c.tellLocked(nil)
 	c.tellStart(set.Interfaces())
-	return c
+	return c, nil
 }
 
 // A copier is what Run runs.
@@ -86,13 +89,39 @@ type copier struct {
 	rings   []stater // of the shards
 	started time.Time
 
+	close func() error // of its packets' source
+
 	// Of a recording that is replayed, else not set.
-	player     *player
-	closeInput func()
-	flaw       error // of its files
+	player *player
+	flaw   error // of its files
 
 	sampling sampling
 	amount   amount // guarded by sampling.mu
+}
+
+func newCopier(cfg Config, maps *mapping, set selector, client client) *copier {
+	return &copier{
+		cfg: cfg, maps: maps, set: set, tunnel: client, started: time.Now(),
+		sampling: newSampling(cfg.first()), amount: newAmount(cfg.Copies, cfg.Jitter),
+	}
+}
+
+// add adds a shard. It begins with the orders that it is told.
+func (c *copier) add(ring ring, l lane) *shard {
+	s := newShard(ring, l, c.maps, c.cfg.Shards, func() time.Duration { return c.tunnel.Stats().ClockOffset })
+	s.skip = c.cfg.Midstream == MidstreamSkip
+	if c.cfg.InjectLoss > 0 {
+		s.loses(c.cfg.InjectLoss, uint64(len(c.shards)))
+	}
+	c.shards = append(c.shards, s)
+	c.rings = append(c.rings, ring)
+	return s
+}
+
+// ring is a shard's source that can say how it does.
+type ring interface {
+	source
+	stater
 }
 
 // client is what a copier needs of [tunnel.Client].
@@ -112,7 +141,7 @@ func (c *copier) run(ctx context.Context) error {
 	if err != nil && c.tunnel.Stats().Connects == 0 {
 		return err // it never began: a ledger of nothing would hide the reason
 	}
-	return errors.Join(err, c.final(), c.flaw)
+	return errors.Join(err, c.final())
 }
 
 // copy starts everything and returns when everything has ended.
@@ -145,7 +174,7 @@ func (c *copier) copy(ctx context.Context) error {
 	})
 	err := g.Wait()
 	stop()
-	return err
+	return errors.Join(err, c.flaw)
 }
 
 // connect keeps the tunnel up. A responder that does not answer now may later;
