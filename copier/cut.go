@@ -16,6 +16,9 @@ func (s *shard) cutAll() {
 		case r.state == stateObserved:
 			s.refuse(slot, r, report.Midstream)
 			continue
+		case r.state == stateWaiting:
+			s.leave(slot, r)
+			continue
 		case r.state == stateSettled:
 			r.ending = report.RecordingOver
 			s.over(slot, r)
@@ -47,6 +50,7 @@ func (s *shard) cut(slot uint32, r *record) {
 		gap, waits = r.fin.Diff(r.asm.Next()), true
 	}
 	if waits {
+		r.ending = report.RecordingOver // else it would wait for another session
 		s.hole(slot, r, gap)
 		return
 	}
