@@ -11,6 +11,7 @@ import (
 
 	"flowtwin/copier/capture"
 	"flowtwin/internal/flow"
+	"flowtwin/internal/packet"
 	"flowtwin/tunnel"
 	"flowtwin/tunnel/frame"
 )
@@ -23,6 +24,7 @@ type Config struct {
 
 	Interfaces  []string      // empty: all that are up
 	NetNS       string        // where to capture: a network namespace's file or a process in it, "" here
+	Decap       packet.Encap  // what mirrored packets come in; 0: this host's own packets are captured
 	Shards      int           // 0: one for every 4 CPUs, 1 to 4
 	Connections int           // QUIC connections, 0: 1
 	Sample      float64       // percent of the connections that are copied; 0: 100
@@ -83,7 +85,7 @@ func (cfg Config) populate() (Config, error) {
 		cfg.Ready = func() {}
 	}
 	if cfg.Shards == 0 {
-		cfg.Shards = shardsFor(runtime.GOMAXPROCS(0))
+		cfg.Shards = cfg.shardsFor(runtime.GOMAXPROCS(0))
 	}
 	if cfg.Replay != nil {
 		r := *cfg.Replay
@@ -131,6 +133,9 @@ func (cfg Config) populate() (Config, error) {
 	case cfg.Drain < 0:
 		return cfg, fmt.Errorf("drain: %v is negative", cfg.Drain)
 	}
+	if err := cfg.checkDecap(); err != nil {
+		return cfg, err
+	}
 	// More connections than lanes would carry nothing.
 	cfg.Shards = max(cfg.Shards, cfg.Connections)
 	return cfg, nil
@@ -143,7 +148,7 @@ func (cfg Config) populate() (Config, error) {
 func (cfg Config) LimitCPUs() Config {
 	cpus := runtime.GOMAXPROCS(0)
 	if cfg.Shards == 0 {
-		cfg.Shards = shardsFor(cpus)
+		cfg.Shards = cfg.shardsFor(cpus)
 	}
 	if cfg.Replay != nil {
 		cfg.Shards = 2 // one reads
@@ -152,7 +157,12 @@ func (cfg Config) LimitCPUs() Config {
 	return cfg
 }
 
-func shardsFor(cpus int) int { return min(max(cpus/4, 1), defaultShards) }
+func (cfg *Config) shardsFor(cpus int) int {
+	if cfg.Decap != 0 {
+		return 1 // what mirrored packets come in does not tell which flow is inside
+	}
+	return min(max(cpus/4, 1), defaultShards)
+}
 
 // retire is how long a packet waits for its block at most. It is the copier's
 // largest cost at low rates, a wake-up each time, and the ring's depth in time:
@@ -165,6 +175,7 @@ func (cfg *Config) capture() capture.Config {
 	c := capture.Config{
 		Interfaces: cfg.Interfaces,
 		NetNS:      cfg.NetNS,
+		Decap:      cfg.Decap,
 		Rings:      cfg.Shards,
 		RingBytes:  ringBytes,
 		Retire:     retire,

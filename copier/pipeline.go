@@ -183,7 +183,11 @@ func (s *shard) advance(now time.Time) {
 func (s *shard) one(p *capture.Packet) {
 	s.book.Packets.Captured++
 	v := &s.view
-	if f := v.Parse(p.Data, p.WireLen); f != packet.OK {
+	f := p.Fault
+	if f == packet.OK {
+		f = v.Parse(p.Data, p.WireLen)
+	}
+	if f != packet.OK {
 		s.fault(f)
 		return
 	}

@@ -36,6 +36,7 @@ type raw struct {
 	servers     []string
 	inviteFiles []string
 	replay      replayFlags
+	decap       []string
 }
 
 // resolver looks up the addresses of names in maps.
@@ -57,6 +58,7 @@ func (r *raw) flags() *pflag.FlagSet {
 	fs.BoolVar(&c.Split, "split", false, "spread the clients over several responders, by a hash of their address, instead of copying all to each")
 	fs.StringSliceVar(&c.Interfaces, "interface", nil, "capture on `IFACE[,...]` (default: all that are up)")
 	fs.StringVar(&c.NetNS, "netns", "", "capture inside the network namespace `PATH|PID`: its file, or a process in it, such as a container's")
+	fs.StringSliceVar(&r.decap, "decap", nil, "capture nothing but packets that are mirrored to this host, inside `vxlan|geneve|gre[,...]`")
 	fs.IntVar(&c.Shards, "shards", 0, "capture rings and lanes, `N` (default: one for every 4 CPUs, 1 to 4)")
 	fs.IntVar(&c.Connections, "connections", 1, "QUIC connections, `N`, that the lanes are spread over; for long paths that lose packets")
 	fs.Float64VarP(&c.Sample, "sample", "r", 100, "copy `PERCENT` of the connections, 0.01 to 100: always the same ones, by a hash of client and port")
@@ -95,6 +97,8 @@ Examples:
       a quarter of the connections, reached in ten minutes
   copier -x 80-10.1.0.9:80 --netns 4711 --invite-file invite
       port 80 of the container that process 4711 is in
+  copier -x 10.1.0.5:80-10.1.0.9:80 --decap vxlan --invite-file invite
+      what a VPC's mirror session sends to this host of the server 10.1.0.5
   copier -x 6379-redis-copy:6379 --invite-file invite -d -l /var/log/copier.log -P /run/copier.pid
       in the background
   copier -x 80-10.1.0.9:80 --invite-file invite -i 'monday-*.pcap.gz' -a 10
@@ -145,6 +149,9 @@ func parseFlags(args []string, getenv func(string) string, names resolver) (opti
 		return r.options, fmt.Errorf("--drain: %v is negative", r.config.Drain)
 	}
 	var err error
+	if r.config.Decap, err = copier.ParseDecap(r.decap); err != nil {
+		return r.options, fmt.Errorf("--decap: %w", err)
+	}
 	if r.config.Replay, err = r.replay.parse(fs); err != nil {
 		return r.options, err
 	}

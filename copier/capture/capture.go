@@ -22,6 +22,7 @@ import (
 	"time"
 
 	"flowtwin/internal/flow"
+	"flowtwin/internal/packet"
 )
 
 // A Match selects the packets of one server address: to it whole, from it cut to
@@ -47,12 +48,16 @@ type Config struct {
 	// this host.
 	Interfaces []string
 	Matches    []Match
-	Choice     flow.Choice   // of clients; empty: all
-	Rings      int           // one per shard, hashed by flow (PACKET_FANOUT_HASH) when > 1
-	RingBytes  int           // per ring, default 8 MiB
-	Block      int           // bytes, the most that is captured of a packet; default 128 KiB, more where interfaces merge more
-	Retire     time.Duration // a packet waits at most so long for its block, default 1 ms
-	Log        *slog.Logger
+	Choice     flow.Choice // of clients; empty: all
+	// Decap is what the packets come in that another host mirrors to this one. Not
+	// none, nothing else is captured, each Match needs an address, and there is one
+	// ring: the packets around do not tell which flow is inside.
+	Decap     packet.Encap
+	Rings     int           // one per shard, hashed by flow (PACKET_FANOUT_HASH) when > 1
+	RingBytes int           // per ring, default 8 MiB
+	Block     int           // bytes, the most that is captured of a packet; default 128 KiB, more where interfaces merge more
+	Retire    time.Duration // a packet waits at most so long for its block, default 1 ms
+	Log       *slog.Logger
 }
 
 // Each timeout hands a block over, be there one packet in it, so the number of
@@ -94,6 +99,9 @@ func (c Config) filled() (Config, error) {
 		if m.Port == 0 {
 			return c, fmt.Errorf("capture: Matches: %v has no port", m.Addr)
 		}
+		if c.Decap != 0 && !m.Addr.IsValid() {
+			return c, fmt.Errorf("capture: Matches: port %d has no address, as mirrored packets need", m.Port)
+		}
 	}
 	c.Rings = defaulted(c.Rings, 1)
 	c.RingBytes = defaulted(c.RingBytes, defaultRingBytes)
@@ -105,6 +113,8 @@ func (c Config) filled() (Config, error) {
 	switch {
 	case c.Rings < 0 || c.Rings > maxRings:
 		return c, fmt.Errorf("capture: Rings: %d is not within 1..%d", c.Rings, maxRings)
+	case c.Decap != 0 && c.Rings > 1:
+		return c, fmt.Errorf("capture: Rings: %d, mirrored packets take 1", c.Rings)
 	case c.Block != 0 && (c.Block < minBlock || c.Block%page != 0):
 		return c, fmt.Errorf("capture: Block: %d bytes is not a multiple of %d from %d on", c.Block, page, minBlock)
 	case c.RingBytes < 2*max(c.Block, minBlock):
@@ -133,6 +143,10 @@ type Packet struct {
 	Iface    int32
 	ToServer bool  // false is a packet from the server
 	Recorded int64 // of a replayed packet: its time in the recording; else 0
+
+	// Fault is what is wrong with the packet that a mirrored one came in; Data is
+	// nothing then.
+	Fault packet.Fault
 
 	// Checked says that the TCP checksum needs no look: the network card has found
 	// it right, or it is not there yet, as of packets that stay on the host or were

@@ -8,6 +8,7 @@ import (
 	"golang.org/x/net/bpf"
 
 	"flowtwin/internal/flow"
+	"flowtwin/internal/packet"
 )
 
 const (
@@ -42,8 +43,9 @@ type filterSpec struct {
 	matches  []Match
 	foreign  []Match // those of matches whose server is not this host, see [filter.build]
 	choice   flow.Choice
-	ifaces   []uint32 // taken; nil: the socket is bound to one interface
-	untagged bool     // leave frames with a VLAN tag to the VLAN's device
+	decap    packet.Encap // not none: of mirrored packets, all are taken
+	ifaces   []uint32     // taken; nil: the socket is bound to one interface
+	untagged bool         // leave frames with a VLAN tag to the VLAN's device
 }
 
 // An end of a packet is the server's or the client's.
@@ -98,7 +100,11 @@ func (s filterSpec) build() ([]bpf.Instruction, error) {
 	f.interfaces()
 	f.tags()
 	f.emit(bpf.LoadExtension{Num: bpf.ExtType}, bpf.StoreScratch{Src: bpf.RegA, N: slotType})
-	f.pass(s.matches, destination(), source())
+	if s.decap != 0 {
+		f.mirrored()
+	} else {
+		f.pass(s.matches, destination(), source())
+	}
 	if len(s.foreign) > 0 {
 		f.pass(s.foreign, source(), destination())
 	}

@@ -24,7 +24,11 @@ func (p place) same(o place) bool {
 
 // place returns what is captured where there are interfaces and addresses.
 func (c *Config) place(ifs []iface, addrs []netip.Addr) place {
-	p := place{ifs: ifs, addrs: addrs, foreign: elsewhere(c.Matches, addrs)}
+	p := place{ifs: ifs, addrs: addrs}
+	if c.Decap != 0 {
+		return p // mirrored packets are directed to this host, whosever is inside
+	}
+	p.foreign = elsewhere(c.Matches, addrs)
 	if len(c.Interfaces) > 0 && len(p.foreign) > 0 {
 		p.promisc = ifs
 	}
@@ -103,7 +107,7 @@ func (s *Set) moveLocked(now place) (err error) {
 
 // selection returns what the reader selects by at s.at.
 func (s *Set) selection() *selection {
-	return &selection{s.cfg.Matches, s.cfg.Choice, len(s.at.foreign) > 0}
+	return &selection{s.cfg.Matches, s.cfg.Choice, len(s.at.foreign) > 0 || s.cfg.Decap != 0}
 }
 
 func (s *Set) refilterLocked() error {

@@ -16,6 +16,8 @@ const tagLen = 4
 type packetInfo struct {
 	proto  uint16 // behind all tags; on old kernels the inner tag's own
 	tagged bool   // had a VLAN tag, which was stripped
+
+	unfinished bool // the checksum is not there yet, or was checked when packets were merged
 }
 
 // Stamp returns when the packet was taken from its wire.
@@ -63,6 +65,18 @@ func plausible(b []byte, proto uint16, n int) bool {
 // IPv6 extension headers, and therefore took it by its address alone.
 func portless(b []byte) bool {
 	return len(b) >= 40 && b[0]>>4 == 6 && b[6] != protoTCP
+}
+
+// unwrap makes p the packet inside the mirrored packet that it is, and reports false
+// when there is none, or p.Fault with it.
+func (p *Packet) unwrap(e packet.Encap, info packetInfo) bool {
+	var f packet.Fault
+	p.Data, p.WireLen, f = e.Inner(p.Data, p.WireLen)
+	p.Checked = info.unfinished // what the network card has found right is only the packet around
+	if f != packet.OK && f != packet.NotTCP {
+		p.Fault = f
+	}
+	return f == packet.OK
 }
 
 // A selection is what a filter selects by.

@@ -7,12 +7,15 @@ import (
 	"time"
 
 	"golang.org/x/net/bpf"
+
+	"flowtwin/internal/packet"
 )
 
 // A Ring is read by one goroutine, which calls Next, Packet and Release. The
 // other methods are for any goroutine.
 type Ring struct {
-	sock *socket
+	sock  *socket
+	decap packet.Encap
 
 	// lease is held by the reader inside Next and for as long as it has a block,
 	// and by free, which so waits for the reader before it frees the memory.
@@ -27,8 +30,8 @@ type Ring struct {
 	past Stats      // mu; all that was read from the kernel
 }
 
-func newRing(s *socket, by *selection) *Ring {
-	r := &Ring{sock: s}
+func newRing(s *socket, decap packet.Encap, by *selection) *Ring {
+	r := &Ring{sock: s, decap: decap}
 	r.match.by.Store(by)
 	return r
 }
@@ -101,6 +104,12 @@ func (r *Ring) Packet(p *Packet) bool {
 		if info.innerTag(p) {
 			p.Data = p.Data[tagLen:]
 			p.WireLen -= tagLen
+		}
+		if r.decap != 0 && !p.unwrap(r.decap, info) {
+			if p.Fault != packet.OK {
+				return true
+			}
+			continue
 		}
 		if !r.match.needed(p.Data) || r.match.wants(p) {
 			return true

@@ -6,6 +6,8 @@ import (
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"flowtwin/internal/packet"
 )
 
 // Layout of a block and of the packets in it (linux/if_packet.h,
@@ -86,9 +88,12 @@ func (b *blocks) next(p *Packet) (info packetInfo, ok bool) {
 	p.Iface = int32(binary.NativeEndian.Uint32(h[pktIface:]))
 	p.ToServer = h[pktType] != typeOutgoing
 	status := binary.NativeEndian.Uint32(h[pktStatus:])
+	p.Fault = packet.OK
 	p.Checked = status&(unix.TP_STATUS_CSUM_VALID|unix.TP_STATUS_CSUMNOTREADY) != 0
 	return packetInfo{
 		proto:  binary.BigEndian.Uint16(h[pktProto:]),
 		tagged: status&unix.TP_STATUS_VLAN_VALID != 0,
+
+		unfinished: status&unix.TP_STATUS_CSUMNOTREADY != 0,
 	}, true
 }

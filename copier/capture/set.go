@@ -14,6 +14,7 @@ type Set struct {
 	cfg   Config // filled
 	rings []*Ring
 	watch *watcher
+	sink  sink
 	done  sync.WaitGroup // of the goroutine that follows the interfaces
 
 	mu     sync.Mutex
@@ -61,12 +62,15 @@ func (s *Set) open() (err error) {
 	if s.cfg.Block == 0 {
 		s.cfg.Block = blockFor(largestMerge(links), s.cfg.RingBytes)
 	}
-	socks, err := s.openSockets()
-	if err != nil {
+	if s.sink, err = openSink(s.cfg.Decap); err != nil {
 		return err
 	}
+	socks, err := s.openSockets()
+	if err != nil {
+		return errors.Join(err, s.sink.close())
+	}
 	for _, sock := range socks {
-		s.rings = append(s.rings, newRing(sock, s.selection()))
+		s.rings = append(s.rings, newRing(sock, s.cfg.Decap, s.selection()))
 	}
 	s.tellForeign(nil)
 	return nil
@@ -134,7 +138,13 @@ func deaf() []bpf.RawInstruction {
 
 // filter returns the program for the interfaces and servers of s.at.
 func (s *Set) filter() ([]bpf.RawInstruction, error) {
-	spec := filterSpec{matches: s.cfg.Matches, foreign: s.at.foreign, choice: s.cfg.Choice, untagged: len(s.cfg.Interfaces) == 0}
+	spec := filterSpec{
+		matches: s.cfg.Matches, foreign: s.at.foreign, choice: s.cfg.Choice, decap: s.cfg.Decap,
+		untagged: len(s.cfg.Interfaces) == 0,
+	}
+	if s.cfg.Decap != 0 {
+		spec.choice = nil // it is for the reader
+	}
 	if !s.bound() {
 		spec.ifaces = indexes(s.at.ifs)
 	}
@@ -187,7 +197,7 @@ func (s *Set) Close() error {
 	for _, r := range s.rings {
 		err = errors.Join(err, r.free())
 	}
-	return err
+	return errors.Join(err, s.sink.close())
 }
 
 func closeSockets(socks []*socket) error {
