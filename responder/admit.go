@@ -21,14 +21,15 @@ func (l *lane) admit(number uint32, body []byte) (*session, error) {
 		return nil, fmt.Errorf("%w: malformed open", errProtocol)
 	case number >= maxFlows:
 		return nil, fmt.Errorf("%w: flow %d is over the limit of %d", errProtocol, number, maxFlows)
-	case int(o.Map) >= len(l.targets):
-		return nil, fmt.Errorf("%w: flow of map %d, there are %d", errProtocol, o.Map, len(l.targets))
+	case int(o.Map) >= l.targets.len():
+		return nil, fmt.Errorf("%w: flow of map %d, there are %d", errProtocol, o.Map, l.targets.len())
 	case o.Copies > frame.MaxCopies:
 		return nil, fmt.Errorf("%w: flow of %d copies, at most %d are possible", errProtocol, o.Copies, frame.MaxCopies)
 	case l.find(number) != nil:
 		return nil, fmt.Errorf("%w: flow %d is open", errProtocol, number)
 	}
-	s := &session{flow: number, target: l.targets[o.Map], watch: l.watches[o.Map], baseSeen: o.BaseSeen}
+	to := l.targets.at(o.Map)
+	s := &session{flow: number, target: to.addr, watch: to.watch, baseSeen: o.BaseSeen}
 	l.begin(s, &o)
 	s.strand = l.strands[s.lease.Shard]
 	for int(number) >= len(l.flows) {

@@ -2,7 +2,6 @@ package responder
 
 import (
 	"fmt"
-	"net/netip"
 	"testing"
 	"time"
 
@@ -132,7 +131,7 @@ func exhausted(n *fakeNet) *fakeNet {
 // More copies than a flow may have is a protocol error, not work for an hour.
 func TestTooManyCopies(t *testing.T) {
 	h := &host{net: newFakeNet(1, target{}), most: 10, workers: []*worker{nil}}
-	l := newLane(h, &fakeLane{}, []netip.AddrPort{netip.MustParseAddrPort("127.0.0.1:1")})
+	l := newLane(h, &fakeLane{}, oneTarget(h))
 	if err := l.sort(frame.AppendOpen(nil, 3, &frame.Open{Copies: frame.MaxCopies + 1})); err == nil {
 		t.Error("no error")
 	}

@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net/netip"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -33,9 +32,8 @@ type traffic struct{ delivered, absorbed uint64 }
 type lane struct {
 	host     *host
 	io       laneIO
-	targets  []netip.AddrPort // by map
-	watches  []*watch         // of the targets
-	strands  []*strand        // by shard
+	targets  *targets
+	strands  []*strand // by shard
 	sessions atomic.Int64
 	left     atomic.Int32  // strands that have not ended
 	done     chan struct{} // all have
@@ -89,12 +87,9 @@ func (t *tally) add(c *count) {
 	}
 }
 
-func newLane(h *host, io laneIO, targets []netip.AddrPort) *lane {
+func newLane(h *host, io laneIO, targets *targets) *lane {
 	l := &lane{host: h, io: io, targets: targets, done: make(chan struct{}), pending: make([]*batch, len(h.workers))}
 	l.left.Store(int32(len(h.workers)))
-	for _, t := range targets {
-		l.watches = append(l.watches, h.watches.of(t))
-	}
 	for range h.workers {
 		l.strands = append(l.strands, &strand{lane: l})
 	}

@@ -2,29 +2,27 @@ package responder
 
 import (
 	"context"
-	"net/netip"
-	"slices"
 	"sync"
 	"time"
+
+	"flowtwin/tunnel"
 )
 
 // run serves a copier until its connection ends, or it has said Bye on all lanes
 // and all its sessions are over.
 func (r *server) run(p peer) {
 	hello := p.Hello()
-	var targets []netip.AddrPort
-	for _, m := range hello.Maps {
-		targets = append(targets, m.Target)
-	}
+	ts := &targets{watches: &r.host.watches}
+	ts.grow(hello.Maps)
 	log := r.log.With("copier", hello.Name, "remote", hello.Remote.String())
-	log.Info("replaying", "targets", targets) // the tunnel logs who comes and goes
+	log.Info("replaying", "targets", ts.from(0)) // the tunnel logs who comes and goes
 
 	ctx, cancel := context.WithCancel(p.Context())
 	defer cancel()
 	var helpers, readers sync.WaitGroup
 	lanes := make([]*lane, hello.Lanes)
 	for i := range lanes {
-		lanes[i] = newLane(r.host, p.Lane(i), targets)
+		lanes[i] = newLane(r.host, p.Lane(i), ts)
 		readers.Go(func() {
 			if err := lanes[i].run(p.Context().Done()); err != nil {
 				log.Warn("copier is disconnected", "err", err)
@@ -33,17 +31,27 @@ func (r *server) run(p peer) {
 		})
 	}
 	helpers.Go(func() { progress(ctx, lanes) })
-	for i, t := range targets { // not sorted: lanes find a target by its number
-		if slices.Contains(targets[:i], t) {
-			continue
+	try := func(first int) {
+		for _, t := range ts.from(first) {
+			helpers.Go(func() {
+				if err := probe(ctx, t); err != nil && ctx.Err() == nil {
+					log.Warn("target is not listening; its sessions are tried all the same", "target", t.String(), "err", err)
+				}
+			})
 		}
-		helpers.Go(func() {
-			if err := probe(ctx, t); err != nil && ctx.Err() == nil {
-				log.Warn("target is not listening; its sessions are tried all the same", "target", t.String(), "err", err)
-			}
-		})
 	}
+	try(0)
+	p.HandleMaps(func(maps []tunnel.Map) error {
+		before := ts.len()
+		if err := ts.extend(maps); err != nil {
+			return err
+		}
+		log.Info("replaying to further targets", "targets", ts.from(before))
+		try(before)
+		return nil
+	})
 	readers.Wait()
+	p.HandleMaps(nil)
 	cancel()
 	helpers.Wait()
 	part(p.Context(), farewell)

@@ -89,7 +89,7 @@ func Run(ctx context.Context, cfg Config) (err error) {
 		if err != nil {
 			return nil, err
 		}
-		return realPeer{p}, nil
+		return &realPeer{p, func(maps []tunnel.Map) error { return check.accept(tunnel.Hello{Maps: maps}, cfg.Allow) }}, nil
 	})
 }
 
@@ -181,9 +181,27 @@ type peer interface {
 	Lane(i int) laneIO
 	Context() context.Context
 	Close(reason string) error
+	HandleMaps(f func([]tunnel.Map) error)
 }
 
-type realPeer struct{ *tunnel.Peer }
+type realPeer struct {
+	*tunnel.Peer
+	accept func([]tunnel.Map) error // whether the targets are allowed; nil: all are
+}
+
+// HandleMaps asks f only about targets that are allowed.
+func (p realPeer) HandleMaps(f func([]tunnel.Map) error) {
+	if f == nil || p.accept == nil {
+		p.Peer.HandleMaps(f)
+		return
+	}
+	p.Peer.HandleMaps(func(maps []tunnel.Map) error {
+		if err := p.accept(maps); err != nil {
+			return err
+		}
+		return f(maps)
+	})
+}
 
 func (p realPeer) Lane(i int) laneIO { return p.Peer.Lane(i) }
 

@@ -62,7 +62,7 @@ func newRig(t *testing.T, cfg Config, n *fakeNet, targets ...string) *rig {
 			if err != nil {
 				return nil, err
 			}
-			return realPeer{p}, nil
+			return &realPeer{Peer: p}, nil
 		}); err != nil {
 			t.Error(err)
 		}
@@ -97,6 +97,12 @@ func newRig(t *testing.T, cfg Config, n *fakeNet, targets ...string) *rig {
 		}
 	})
 	return r
+}
+
+func oneTarget(h *host) *targets {
+	t := &targets{watches: &h.watches}
+	t.grow(maps(nil))
+	return t
 }
 
 func maps(targets []string) (m []tunnel.Map) {

@@ -50,6 +50,40 @@ func (cfg ClientConfig) populate() (ClientConfig, error) {
 	return cfg, hello.check()
 }
 
+// SetMaps names other maps to the responder: those there are, and more behind them.
+// Flows may name one of these once it has returned nil. Reconnecting names them too.
+func (c *Client) SetMaps(ctx context.Context, maps []Map) error {
+	if err := checkMaps(maps); err != nil {
+		return fmt.Errorf("tunnel: %w", err)
+	}
+	// While a connection is being made it is not settled which maps it names.
+	c.connecting.Lock()
+	defer c.connecting.Unlock()
+	s := c.current()
+	if s == nil || s.over() {
+		return fmt.Errorf("tunnel: maps: %w", ErrNotConnected)
+	}
+	answer := make(chan error, 1)
+	var err error
+	select {
+	case s.asks <- ask{maps, answer}:
+		select {
+		case err = <-answer:
+		case <-ctx.Done():
+			err = context.Cause(ctx)
+		}
+	case <-s.failed:
+		err = s.err
+	case <-ctx.Done():
+		err = context.Cause(ctx)
+	}
+	if err != nil {
+		return fmt.Errorf("tunnel: maps: %w", err)
+	}
+	c.cfg.Maps = maps
+	return nil
+}
+
 func (cfg *ClientConfig) hello() helloMsg {
 	return helloMsg{Name: cfg.Name, Version: cfg.Version, Lanes: cfg.Lanes, Connections: cfg.Connections, Maps: cfg.Maps}
 }

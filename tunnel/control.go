@@ -19,12 +19,14 @@ const (
 	controlJoin                           // copier, further connections: [joinMsg]
 	controlPing                           // copier: [clockMsg] with T0
 	controlPong                           // responder: [clockMsg] with T0 and T1
+	controlMaps                           // copier: [mapsMsg]
+	controlMapped                         // responder: [mappedMsg]
 )
 
 const (
 	controlHeader = 4
 	// maxControl is the longest message before the secret is proven, and of all
-	// but the Hello afterwards.
+	// but Hello and Maps afterwards.
 	maxControl = 1 << 10
 	maxHello   = 64 << 10
 )
@@ -59,6 +61,17 @@ type clockMsg struct {
 	T1 int64 `json:"t1"` // ns since the epoch, the responder's clock
 }
 
+// mapsMsg names other maps than the Hello did: the ones there are, and more behind
+// them, since flows know maps by their index.
+type mapsMsg struct {
+	Maps []Map `json:"maps"`
+}
+
+// mappedMsg answers Maps.
+type mappedMsg struct {
+	Refused string `json:"refused,omitempty"` // why the maps stay what they were
+}
+
 // check reports what is wrong with a Hello.
 func (h *helloMsg) check() error {
 	switch {
@@ -68,10 +81,16 @@ func (h *helloMsg) check() error {
 		return fmt.Errorf("%d lanes, 1 to %d are possible", h.Lanes, MaxLanes)
 	case h.Connections < 1 || h.Connections > min(h.Lanes, MaxConnections):
 		return fmt.Errorf("%d connections for %d lanes, at most %d and one per lane are possible", h.Connections, h.Lanes, MaxConnections)
-	case len(h.Maps) < 1 || len(h.Maps) > MaxMaps:
-		return fmt.Errorf("%d maps, 1 to %d are possible", len(h.Maps), MaxMaps)
 	}
-	for i, m := range h.Maps {
+	return checkMaps(h.Maps)
+}
+
+// checkMaps reports what is wrong with maps.
+func checkMaps(maps []Map) error {
+	if len(maps) < 1 || len(maps) > MaxMaps {
+		return fmt.Errorf("%d maps, 1 to %d are possible", len(maps), MaxMaps)
+	}
+	for i, m := range maps {
 		if m.Port == 0 || !m.Target.IsValid() || m.Target.Port() == 0 {
 			return fmt.Errorf("map %d lacks a port or a target", i+1)
 		}

@@ -20,6 +20,9 @@ type Peer struct {
 	lanes []*PeerLane
 	log   *slog.Logger
 
+	mu     sync.Mutex
+	onMaps func([]Map) error // mu
+
 	once   sync.Once
 	err    error         // why it ended; set before failed is closed
 	failed chan struct{} // closed when it ends
@@ -79,7 +82,7 @@ func (p *Peer) run() {
 		})
 	}
 	wg.Go(func() {
-		p.fail(answerPings(p.conns[0].control))
+		p.fail(p.converse(p.conns[0].control))
 	})
 	for i, l := range p.lanes {
 		wg.Go(func() {
@@ -119,16 +122,77 @@ func (p *Peer) acceptLanes(conn *quic.Conn, index int) error {
 	}
 }
 
-// answerPings tells the copier our clock until the connection ends.
-func answerPings(control *quic.Stream) error {
+// HandleMaps says who decides about other maps than the Hello named. f is called
+// from one goroutine; an error leaves the maps as they are, and its text goes to the
+// copier. Without f all are refused. It waits for a call under way.
+func (p *Peer) HandleMaps(f func([]Map) error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.onMaps = f
+}
+
+// converse answers what the copier asks on the control stream until the connection
+// ends: for our time, and for other maps.
+func (p *Peer) converse(control *quic.Stream) error {
 	for {
-		var msg clockMsg
-		if err := readControl(control, controlPing, &msg); err != nil {
+		h, err := readControlHeader(control)
+		if err != nil {
 			return err
 		}
-		msg.T1 = time.Now().UnixNano()
-		if err := writeControl(control, controlPong, msg); err != nil {
+		if controlType(h[0]) == controlMaps {
+			err = p.answerMaps(control, h)
+		} else {
+			err = answerPing(control, h)
+		}
+		if err != nil {
 			return err
 		}
 	}
 }
+
+// answerPing tells the copier our clock.
+func answerPing(control *quic.Stream, h [controlHeader]byte) error {
+	body, err := readControlBody(control, h, controlPing, maxControl)
+	if err != nil {
+		return err
+	}
+	var msg clockMsg
+	if err := parseControlBody(body, &msg); err != nil {
+		return err
+	}
+	msg.T1 = time.Now().UnixNano()
+	return writeControl(control, controlPong, msg)
+}
+
+// answerMaps takes other maps over, or refuses them.
+func (p *Peer) answerMaps(control *quic.Stream, h [controlHeader]byte) error {
+	body, err := readControlBody(control, h, controlMaps, maxHello)
+	if err != nil {
+		return err
+	}
+	var msg mapsMsg
+	if err := parseControlBody(body, &msg); err != nil {
+		return err
+	}
+	var answer mappedMsg
+	if err := p.decide(msg.Maps); err != nil {
+		answer.Refused = err.Error()[:min(len(err.Error()), maxRefusal)]
+	}
+	return writeControl(control, controlMapped, answer)
+}
+
+// decide asks the handler.
+func (p *Peer) decide(maps []Map) error {
+	if err := checkMaps(maps); err != nil {
+		return err
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.onMaps == nil {
+		return errors.New("the responder takes no other maps now")
+	}
+	return p.onMaps(maps)
+}
+
+// maxRefusal is the longest text of a refusal, which JSON may make six times as long.
+const maxRefusal = 150

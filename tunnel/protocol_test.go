@@ -2,6 +2,7 @@ package tunnel
 
 import (
 	"encoding/hex"
+	"net/netip"
 	"os"
 	"strings"
 	"testing"
@@ -33,6 +34,10 @@ func TestProtocolExamples(t *testing.T) {
 		"Join":    control(controlJoin, joinMsg{Session: session, Index: 1}),
 		"Ping":    control(controlPing, clockMsg{T0: 1_700_000_000_000_000_000}),
 		"Pong":    control(controlPong, clockMsg{T0: 1_700_000_000_000_000_000, T1: 1_700_000_000_000_250_000}),
+		"Maps": control(controlMaps, mapsMsg{Maps: append(testMaps(), Map{
+			Port: 81, Target: netip.MustParseAddrPort("192.0.2.1:81"),
+		})}),
+		"Mapped": control(controlMapped, mappedMsg{}),
 	}
 	for name, want := range examples {
 		_, after, ok := strings.Cut(string(doc), "<!-- example "+name+" -->\n```\n")

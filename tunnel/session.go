@@ -16,6 +16,7 @@ import (
 type session struct {
 	links []*link
 	clock clock
+	asks  chan ask // for the control stream
 
 	once   sync.Once
 	err    error         // why it ended; set before failed is closed
@@ -24,7 +25,7 @@ type session struct {
 }
 
 func newSession() *session {
-	return &session{failed: make(chan struct{}), done: make(chan struct{})}
+	return &session{asks: make(chan ask), failed: make(chan struct{}), done: make(chan struct{})}
 }
 
 // over reports whether the session has ended.
@@ -93,7 +94,7 @@ func (s *session) start(lanes []*Lane, epoch uint64, returned *atomic.Uint64, en
 	for i, l := range s.links {
 		run(func() error { return s.acceptReturns(l, i, lanes, epoch, returned, run) })
 	}
-	run(func() error { return s.clock.run(s.links[0].control, s.failed) })
+	run(func() error { return s.converse(s.links[0].control) })
 	go func() {
 		<-s.failed
 		for _, lane := range lanes {
@@ -187,24 +188,64 @@ func (c *clock) offset() time.Duration {
 	return best.offset
 }
 
-// run pings until the session ends.
-func (c *clock) run(control *quic.Stream, failed <-chan struct{}) error {
+// ping asks the responder for its time.
+func (c *clock) ping(control *quic.Stream) error {
+	var pong clockMsg
+	t0 := time.Now().UnixNano()
+	if err := writeControl(control, controlPing, clockMsg{T0: t0}); err != nil {
+		return err
+	}
+	if err := readControl(control, controlPong, &pong); err != nil {
+		return err
+	}
+	c.add(t0, pong.T1, time.Now().UnixNano())
+	return nil
+}
+
+// An ask is a wish for other maps, and where the answer goes: a place for it must
+// be free.
+type ask struct {
+	maps   []Map
+	answer chan<- error
+}
+
+// converse uses the control stream until the session ends: one question at a time.
+func (s *session) converse(control *quic.Stream) error {
 	tick := time.NewTicker(pingEvery)
 	defer tick.Stop()
+	if err := s.clock.ping(control); err != nil {
+		return err
+	}
 	for {
-		var pong clockMsg
-		t0 := time.Now().UnixNano()
-		if err := writeControl(control, controlPing, clockMsg{T0: t0}); err != nil {
-			return err
-		}
-		if err := readControl(control, controlPong, &pong); err != nil {
-			return err
-		}
-		c.add(t0, pong.T1, time.Now().UnixNano())
+		var err error
 		select {
 		case <-tick.C:
-		case <-failed:
+			err = s.clock.ping(control)
+		case a := <-s.asks:
+			err = a.put(control)
+		case <-s.failed:
 			return nil
 		}
+		if err != nil {
+			return err
+		}
 	}
+}
+
+// put asks the responder. An error of it is the connection's.
+func (a ask) put(control *quic.Stream) error {
+	var msg mappedMsg
+	err := writeControl(control, controlMaps, mapsMsg{Maps: a.maps})
+	if err == nil {
+		err = readControl(control, controlMapped, &msg)
+	}
+	switch {
+	case err != nil:
+		a.answer <- lost(err)
+	case msg.Refused != "":
+		a.answer <- fmt.Errorf("%w: %s", ErrRefused, msg.Refused)
+	default:
+		a.answer <- nil
+	}
+	return err
 }
