@@ -141,6 +141,65 @@ func (a *allocator) keyOf(addr netip.Addr) tupleKey {
 	return originalKey(addr.Is6(), addr.AsSlice(), 0)
 }
 
+// renew leases another tuple for the client that has l, on the same shard: a port
+// of the same address, or of one of the next in the pool.
+func (a *allocator) renew(l Lease) (Lease, error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.expire(expirePerCall)
+	if len(a.taken) >= maxTuples {
+		a.refused++
+		return Lease{}, ErrNoTuple
+	}
+	if l.key.original() {
+		if key, ok := a.pickPortOn(l.key, l.Shard); ok {
+			a.take(key)
+			return Lease{Client: netip.AddrPortFrom(l.Client.Addr(), key.port()), Shard: l.Shard, RTT: l.RTT, key: key}, nil
+		}
+		a.refused++
+		return Lease{}, ErrNoTuple
+	}
+	p := a.pool(l.key.v6())
+	index := l.key.index()
+	for range min(p.size, maxNextAddrs) {
+		if p.usable(index) {
+			if key, ok := a.pickPortOn(newKey(l.key.v6(), index, 0), l.Shard); ok {
+				a.take(key)
+				next := a.lease(key)
+				next.RTT = l.RTT
+				return next, nil
+			}
+		}
+		if index++; index == p.size {
+			index = 0
+		}
+	}
+	a.refused++
+	return Lease{}, ErrNoTuple
+}
+
+// pickPortOn finds a free port on the address of base whose tuple is of a shard.
+func (a *allocator) pickPortOn(base tupleKey, shard int) (tupleKey, bool) {
+	m := a.crowded[base.address()]
+	if m == nil {
+		for range randomTries * a.shards {
+			a.picks++
+			port := firstPort + mix(a.picks)%(1<<16-firstPort)
+			if key := base.onPort(uint16(port)); key.shard(a.shards) == shard && a.free(key) {
+				return key, true
+			}
+		}
+		m = a.layOut(base)
+	}
+	for port := range 1<<16 - firstPort {
+		key := base.onPort(uint16(port + firstPort))
+		if key.shard(a.shards) == shard && !m.has(key.port()) {
+			return key, true
+		}
+	}
+	return 0, false
+}
+
 func (a *allocator) lease(key tupleKey) Lease {
 	addr := a.pool(key.v6()).addr(key.index())
 	return Lease{Client: netip.AddrPortFrom(addr, key.port()), Shard: key.shard(a.shards), key: key}
@@ -271,6 +330,8 @@ type portMap struct {
 	used int
 	last uint32 // word where the last search ended
 }
+
+func (m *portMap) has(port uint16) bool { return m.bits[port>>6]&(1<<(port&63)) != 0 }
 
 func (m *portMap) set(port uint16) {
 	if bit := uint64(1) << (port & 63); m.bits[port>>6]&bit == 0 {

@@ -237,6 +237,10 @@ func (n *Net) AcquireCopy(client netip.AddrPort, number int, v6 bool) (Lease, er
 	return l, nil
 }
 
+// Renew leases another outward tuple for the client that has l, on the stack of l.
+// Any goroutine.
+func (n *Net) Renew(l Lease) (Lease, error) { return n.alloc.renew(l) }
+
 // Release gives back a lease that no Dial has taken over. Any goroutine.
 func (n *Net) Release(l Lease) { n.alloc.release(l.key) }
 

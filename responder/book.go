@@ -19,6 +19,10 @@ const howCount = frame.NumCloseHow
 type Book struct {
 	Opened, Established uint64
 	Closed              Hows
+	Parted              Hows   // connections that ended before their client did, and were to be followed by another
+	Reconnects          uint64 // those that were followed by another
+	Resent              uint64 // turns written to two of them
+	GapBytes            uint64 // of DroppedBytes, lost between two of them
 	DialErrors          uint64
 	Delivered, Absorbed uint64 // bytes
 	DroppedBytes        uint64
@@ -56,15 +60,22 @@ func (b *Book) close(c *frame.Closed) {
 	b.HeldMax += c.HeldMax
 	b.HeadersReturned += c.HeadersReturned
 	b.HeadersDropped += c.HeadersDropped
+	b.Reconnects += c.Reconnects
+	b.Resent += c.Resent
+	b.GapBytes += c.GapBytes
 }
 
 // add adds another shard's counters.
 func (b *Book) add(o *Book) {
 	b.Opened += o.Opened
 	b.Established += o.Established
-	for i, n := range o.Closed {
-		b.Closed[i] += n
+	for i := range o.Closed {
+		b.Closed[i] += o.Closed[i]
+		b.Parted[i] += o.Parted[i]
 	}
+	b.Reconnects += o.Reconnects
+	b.Resent += o.Resent
+	b.GapBytes += o.GapBytes
 	b.DialErrors += o.DialErrors
 	b.Delivered += o.Delivered
 	b.Absorbed += o.Absorbed
@@ -140,11 +151,17 @@ func (s *Summary) attrs() []any {
 	if c := &s.Copies; c.Opened > 0 {
 		a = append(a, slog.Uint64("copies", c.Opened), slog.Uint64("copies_open", c.Open), slog.Uint64("copies_established", c.Established))
 	}
+	for i, n := range s.Parted {
+		if n > 0 {
+			a = append(a, slog.Uint64("parted_"+frame.CloseHow(i).String(), n))
+		}
+	}
 	a = append(a, slog.Uint64("delivered_bytes", s.Delivered), slog.Uint64("answer_bytes", s.Absorbed))
 	for _, c := range []struct {
 		name string
 		n    uint64
 	}{
+		{"reconnects", s.Reconnects},
 		{"dropped_bytes", s.DroppedBytes},
 		{"turns_settled", s.Settled},
 		{"held_max", s.HeldMax},
@@ -175,6 +192,14 @@ func (s *Summary) write(w io.Writer) error {
 		if n > 0 {
 			p("  closed   %d %s\n", n, frame.CloseHow(i))
 		}
+	}
+	for i, n := range s.Parted {
+		if n > 0 {
+			p("  parted   %d %s, while the client went on\n", n, frame.CloseHow(i))
+		}
+	}
+	if s.Reconnects > 0 {
+		p("  again    %d connections more, %d turns written twice, %d bytes lost between\n", s.Reconnects, s.Resent, s.GapBytes)
 	}
 	p("received   %d bytes in %d segments\n", s.Received, s.ReceivedSegments)
 	p("bytes      %d delivered, %d dropped, %d of answers absorbed\n", s.Delivered, s.DroppedBytes, s.Absorbed)

@@ -47,6 +47,7 @@ type Config struct {
 	// (copies are some) and bytes for targets, by the second.
 	RateConnections, RateBytes float64
 
+	End        bool          // a session ends when its target closes, instead of reconnecting
 	Settle     time.Duration // 0: DefaultSettle
 	MaxHold    time.Duration // 0: DefaultMaxHold
 	Drain      time.Duration
@@ -125,5 +126,5 @@ func (cfg Config) populate() (Config, error) {
 
 // replay returns the part that is the sessions'.
 func (cfg *Config) replay() replay.Config {
-	return replay.Config{GateOff: cfg.GateOff, Settle: cfg.Settle, MaxHold: cfg.MaxHold}
+	return replay.Config{GateOff: cfg.GateOff, Reconnect: !cfg.End, Settle: cfg.Settle, MaxHold: cfg.MaxHold}
 }

@@ -59,6 +59,21 @@ func copyOf(client netip.AddrPort, number int) netip.AddrPort {
 	return netip.AddrPortFrom(netip.AddrFrom4([4]byte{10, 200, byte(number >> 8), byte(number)}), client.Port())
 }
 
+func (n *fakeNet) Renew(l netstack.Lease) (netstack.Lease, error) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.exhausted {
+		return netstack.Lease{}, netstack.ErrNoTuple
+	}
+	n.leased++
+	port := l.Client.Port()
+	for taken := true; taken; _, taken = n.dialled[netip.AddrPortFrom(l.Client.Addr(), port)] {
+		port += uint16(len(n.stacks))
+	}
+	l.Client = netip.AddrPortFrom(l.Client.Addr(), port)
+	return l, nil
+}
+
 func (n *fakeNet) Release(netstack.Lease)           { n.mu.Lock(); n.leased--; n.mu.Unlock() }
 func (n *fakeNet) CheckTarget(netip.AddrPort) error { return nil }
 func (n *fakeNet) Shards() int                      { return len(n.stacks) }

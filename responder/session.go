@@ -34,7 +34,8 @@ type session struct {
 	late     time.Duration  // a copy's delay
 
 	conn       conn
-	dialled    bool // the lease is the conn's
+	dialled    bool           // the lease is the conn's
+	outward    netip.AddrPort // what the target sees now
 	acct       frame.Closed
 	moved      frame.Moved // what its strand has been told of
 	prev, next *session    // of the strand

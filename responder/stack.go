@@ -11,6 +11,8 @@ import (
 type network interface {
 	AcquireCopy(client netip.AddrPort, number int, v6 bool) (netstack.Lease, error)
 	Release(l netstack.Lease)
+	// Renew leases another tuple for the same client, on the same shard.
+	Renew(l netstack.Lease) (netstack.Lease, error)
 	CheckTarget(target netip.AddrPort) error
 	Shards() int
 	Stack(i int) stack

@@ -195,7 +195,7 @@ func (w *worker) dial(s *session) {
 		c, err := w.stack.Dial(s.lease, s.target, user, s)
 		s.dialled = true
 		if err == nil {
-			s.conn = c
+			s.conn, s.outward = c, s.lease.Client
 			w.replay.Start(&s.Session, c, s.baseSeen, w.now)
 			s.SetRTT(s.lease.RTT)
 			return
@@ -243,9 +243,32 @@ func (w *worker) Established(rs *replay.Session, now int64) {
 	}
 	w.book.Established++
 	s.strand.must = frame.AppendEstablished(s.strand.must, s.flow, &frame.Established{
-		Time: now + w.wall, Connect: uint32(s.conn.Connect().Microseconds()), Client: s.lease.Client,
+		Time: now + w.wall, Connect: uint32(s.conn.Connect().Microseconds()), Client: s.outward,
 	})
 	w.touch(s.strand)
+}
+
+// Redial implements replay.Listener.
+func (w *worker) Redial(rs *replay.Session) replay.Conn {
+	s := sessionOf(rs)
+	l, err := s.strand.lane.host.net.Renew(s.lease)
+	if err != nil {
+		return nil // the network counts it
+	}
+	c, err := w.stack.Dial(l, s.target, s.user, s)
+	if err != nil {
+		w.book.DialErrors++
+		return nil
+	}
+	s.conn, s.outward = c, l.Client
+	return c
+}
+
+// Parted implements replay.Listener.
+func (w *worker) Parted(rs *replay.Session, how frame.CloseHow) {
+	if sessionOf(rs).number == 0 {
+		w.book.Parted[how]++
+	}
 }
 
 // Wrote implements replay.Listener.

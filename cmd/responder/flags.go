@@ -33,6 +33,7 @@ type raw struct {
 	pool   []string
 	gate   string
 	client string
+	closes string
 
 	connections, bytes   string // rates
 	rtt, bandwidth, loss string
@@ -62,6 +63,7 @@ func (r *raw) flags() *pflag.FlagSet {
 	fs.StringVar(&r.gate, "gate", "turn", "turn: a request waits until the target has answered the one before it; off: it does not")
 	fs.DurationVar(&c.MaxHold, "max-hold", responder.DefaultMaxHold, "the longest that a request waits")
 	fs.DurationVar(&c.Settle, "settle", responder.DefaultSettle, "an answer of other length than online is over when the target has been quiet for so long")
+	fs.StringVar(&r.closes, "on-target-close", "reconnect", "when the target closes and its client goes on: reconnect, from the client's next request on; or end")
 	fs.DurationVar(&c.Drain, "drain", 5*time.Second, "how long sessions may go on after SIGINT or SIGTERM")
 	fs.StringVar(&c.ReportFile, "report", "", "write the final summary as JSON to `FILE`")
 	fs.BoolVarP(&r.daemon, "daemon", "d", false, "run in the background")
@@ -177,6 +179,13 @@ func (r *raw) choices() error {
 		c.GateOff = true
 	default:
 		return fmt.Errorf("--gate: %q is neither turn nor off", r.gate)
+	}
+	switch r.closes {
+	case "reconnect":
+	case "end":
+		c.End = true
+	default:
+		return fmt.Errorf("--on-target-close: %q is neither reconnect nor end", r.closes)
 	}
 	switch r.client {
 	case "pool":

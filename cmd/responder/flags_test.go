@@ -33,6 +33,8 @@ func TestParseFlags(t *testing.T) {
 		{"--listen 10.0.0.1:99 --invite-file invite --invite-ttl 24h", with(func(c *responder.Config) {
 			c.Listen, c.InviteFile, c.InviteTTL = "10.0.0.1:99", "invite", 24*time.Hour
 		})},
+		{"--on-target-close=end", with(func(c *responder.Config) { c.End = true })},
+		{"--on-target-close=reconnect", with(func(*responder.Config) {})},
 		{"--listen 7444 --gate=off --max-hold 2s --settle 20ms --drain 0", with(func(c *responder.Config) {
 			c.Listen, c.GateOff, c.MaxHold, c.Settle, c.Drain = ":7444", true, 2*time.Second, 20*time.Millisecond, 0
 		})},
@@ -88,6 +90,7 @@ func TestParseFlags(t *testing.T) {
 func TestParseFlagsNamesTheFlag(t *testing.T) {
 	for args, want := range map[string]string{
 		"--gate maybe":              "--gate",
+		"--on-target-close no":      "--on-target-close",
 		"--listen 10.0.0.1:port":    "--listen",
 		"--listen 1:2:3":            "--listen",
 		"--allow example.com:80":    "--allow",

@@ -79,6 +79,7 @@ type clientJSON struct {
 type sentJSON struct {
 	Delivered  Count            `json:"delivered"`
 	Dropped    map[string]Count `json:"dropped"`
+	Gap        Count            `json:"reconnect"`
 	AfterClose Count            `json:"after_close"`
 	TunnelLost Count            `json:"tunnel_lost"`
 	InFlight   Count            `json:"in_flight"`
@@ -92,6 +93,8 @@ type sessionsJSON struct {
 	Open        uint64            `json:"open"`
 	Closed      map[string]uint64 `json:"closed"`
 	Lost        uint64            `json:"lost"`
+	Reconnects  uint64            `json:"reconnects"`
+	Resent      uint64            `json:"turns_resent"`
 
 	AccountMissing uint64 `json:"account_missing"`
 }
@@ -156,10 +159,11 @@ func (s *Summary) MarshalJSON() ([]byte, error) {
 			l.Client.Prologue, l.Client.Injected, l.Client.Urgent,
 		},
 		Sent: sentJSON{
-			l.Sent.Delivered, named(l.Sent.Dropped[:], howName), l.Sent.AfterClose, l.Sent.TunnelLost, l.Sent.InFlight, l.Sent.AccountMissing,
+			l.Sent.Delivered, named(l.Sent.Dropped[:], howName), l.Sent.Gap, l.Sent.AfterClose, l.Sent.TunnelLost, l.Sent.InFlight, l.Sent.AccountMissing,
 		},
 		Sessions: sessionsJSON{
-			l.Sessions.Opened, l.Sessions.Established, l.Sessions.Open, named(l.Sessions.Closed[:], howName), l.Sessions.Lost, l.Sessions.AccountMissing,
+			l.Sessions.Opened, l.Sessions.Established, l.Sessions.Open, named(l.Sessions.Closed[:], howName), l.Sessions.Lost,
+			l.Sessions.Reconnects, l.Sessions.Resent, l.Sessions.AccountMissing,
 		},
 		Copies: l.copiesJSON(),
 		Answers: answersJSON{

@@ -100,6 +100,7 @@ type Client struct {
 type Sent struct {
 	Delivered  Count // acknowledged by the target's kernel
 	Dropped    [NumHows]Count
+	Gap        Count // the target had closed the connection, and another one came too late for it
 	AfterClose Count // reached a session that had ended
 	TunnelLost Count // the connection broke before the account came
 	InFlight   Count // no account yet
@@ -114,6 +115,9 @@ type Sessions struct {
 	Open        uint64 // no account yet
 	Closed      [NumHows]uint64
 	Lost        uint64 // the connection broke before the account came
+
+	Reconnects uint64 // connections to the target after the first: it had closed, the client had not
+	Resent     uint64 // turns written to two of them, and counted once
 
 	AccountMissing uint64 // the copier ended before the account came
 }
@@ -204,12 +208,16 @@ func (l *Ledger) Resume(why Reason) {
 func (l *Ledger) Settle(c *frame.Closed, sent Count) {
 	h := how(c.How)
 	delivered := Count{c.DeliveredSegments, c.DeliveredBytes}
-	dropped := Count{c.DroppedSegments, c.DroppedBytes}
+	dropped, gap := Count{c.DroppedSegments, c.DroppedBytes}, Count{c.GapSegments, c.GapBytes}
 	l.Sessions.Open--
 	l.Sessions.Closed[h]++
 	l.Sent.InFlight.Minus(sent)
 	l.Sent.Delivered.Plus(delivered)
 	l.Sent.Dropped[h].Plus(dropped)
+	l.Sent.Dropped[h].Minus(gap)
+	l.Sent.Gap.Plus(gap)
+	l.Sessions.Reconnects += c.Reconnects
+	l.Sessions.Resent += c.Resent
 	// What the session never saw was on its way when it ended. An account of more
 	// than was sent is a bug, which Check is to find.
 	if left := sent; left.Bytes >= delivered.Bytes+dropped.Bytes && left.Segments >= delivered.Segments+dropped.Segments {
@@ -314,6 +322,7 @@ func (s *Sent) add(o *Sent) {
 	for i := range s.Dropped {
 		s.Dropped[i].Plus(o.Dropped[i])
 	}
+	s.Gap.Plus(o.Gap)
 	s.AfterClose.Plus(o.AfterClose)
 	s.TunnelLost.Plus(o.TunnelLost)
 	s.InFlight.Plus(o.InFlight)
@@ -328,6 +337,8 @@ func (s *Sessions) add(o *Sessions) {
 		s.Closed[i] += o.Closed[i]
 	}
 	s.Lost += o.Lost
+	s.Reconnects += o.Reconnects
+	s.Resent += o.Resent
 	s.AccountMissing += o.AccountMissing
 }
 
@@ -371,6 +382,7 @@ func (l *Ledger) Check() []string {
 
 	parts = l.Sent.Delivered
 	parts.Plus(totalCount(l.Sent.Dropped[:]))
+	parts.Plus(l.Sent.Gap)
 	parts.Plus(l.Sent.AfterClose)
 	parts.Plus(l.Sent.TunnelLost)
 	parts.Plus(l.Sent.InFlight)

@@ -60,10 +60,10 @@ func full() *Summary {
 	l.Client.Prologue, l.Client.Injected = Count{1, 40}, Count{1, 1448}
 	l.Client.Dropped[Overload], l.Client.Dropped[CaptureHole] = Count{12, 12_000}, Count{3, 3000}
 	l.Client.Missing, l.Client.Conflicts, l.Client.Urgent = 1448, 1, 2
-	l.Sent.Delivered = Count{59_996, 49_996_040}
+	l.Sent.Delivered, l.Sent.Gap = Count{59_995, 49_995_440}, Count{1, 600}
 	l.Sent.Dropped[frame.ClosedBacklog], l.Sent.AfterClose = Count{2, 1000}, Count{1, 1000}
 	l.Sent.TunnelLost, l.Sent.InFlight = Count{1, 1500}, Count{1, 500}
-	l.Sessions = Sessions{Opened: 5001, Established: 4999, Open: 3, Lost: 2}
+	l.Sessions = Sessions{Opened: 5001, Established: 4999, Open: 3, Lost: 2, Reconnects: 12, Resent: 3}
 	l.Sessions.Closed[frame.ClosedBoth], l.Sessions.Closed[frame.ClosedBacklog] = 4995, 1
 	l.Copies = Copies{Asked: 5000, Open: 2, Lost: 1, Established: 4998, Absorbed: 898_000_000}
 	l.Copies.Closed[frame.ClosedBoth], l.Copies.Closed[frame.ClosedNoTuple] = 4996, 1
@@ -107,6 +107,7 @@ func TestCheckFindsEachCounter(t *testing.T) {
 		"Client.Injected.Segments": true, "Client.Injected.Bytes": true, "Client.Urgent": true, "Client.Conflicts": true, "Client.Missing": true,
 		"Sessions.Established": true, "Copies.Established": true, "Copies.Absorbed": true, "BadReturns": true,
 		"Moved.Segments": true, "Moved.Bytes": true, "Stuck": true,
+		"Sessions.Reconnects": true, "Sessions.Resent": true,
 	}
 	var walk func(path string, v reflect.Value, l *Ledger)
 	walk = func(path string, v reflect.Value, l *Ledger) {

@@ -83,6 +83,9 @@ func (l *Ledger) Losses() []Loss {
 			out = append(out, Loss{Label: "target_" + howName(h), Bytes: c.Bytes})
 		}
 	}
+	if b := l.Sent.Gap.Bytes; b > 0 {
+		out = append(out, Loss{Label: "target_reconnect", Bytes: b})
+	}
 	if b := l.Sent.AfterClose.Bytes; b > 0 {
 		out = append(out, Loss{Label: "session_was_over", Bytes: b})
 	}

@@ -133,6 +133,7 @@ func (l *Ledger) client(p *page) {
 	for h, n := range s.Dropped {
 		p.someCount("    dropped there: "+howName(h), n)
 	}
+	p.someCount("    lost between two connections", s.Gap)
 	p.someCount("    session was over", s.AfterClose)
 	p.someCount("    tunnel_lost", s.TunnelLost)
 	p.someCount("    in flight", s.InFlight)
@@ -158,6 +159,7 @@ func (l *Ledger) sessions(p *page) {
 		p.some("  closed: "+howName(h), n, "")
 	}
 	p.some("  lost with the tunnel", s.Lost, "")
+	p.some("reconnected", s.Reconnects, "the target had closed, the client had not; "+thousands(s.Resent)+" turns were written twice")
 	p.some("  open", s.Open, "no account yet")
 	p.some("  account_missing", s.AccountMissing, "the copier ended before it came")
 }

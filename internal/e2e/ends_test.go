@@ -178,8 +178,9 @@ func TestOnlineServerResets(t *testing.T) {
 	s.exact(s.end(copier, responder), stats)
 }
 
-// The target resets where the online server did not: that session is over, its
-// client's further bytes are dropped by that name, and all others go on.
+// The target resets where the online server did not, and is not to be met again:
+// that session is over, its client's further bytes are dropped by that name, and all
+// others go on.
 func TestTargetResets(t *testing.T) {
 	t.Parallel()
 	resets := func(k *talk) {
@@ -198,7 +199,7 @@ func TestTargetResets(t *testing.T) {
 	s := newScene(t, testnet.LabConfig{})
 	online := s.talkAt(s.Lab.Online, talkPort, 0, poll)
 	target := s.talkAt(s.Lab.Target, talkPort, 0, resets)
-	copier, responder := s.copies(talkMap)
+	copier, responder := s.copies(talkMap, "--on-target-close", "end")
 	const clients, requests = 20, 5
 	stats := s.users(clients, s.dialer(talkPort), func(i int, u *user) error {
 		kind := []string{"good", "bad"}[i%2]

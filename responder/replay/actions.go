@@ -25,8 +25,12 @@ func (s *Session) do(a action, e event, now int64) event {
 		s.lookBack(now)
 		s.conn.Abort()
 		return s.letGo()
+	case part:
+		return s.part(now)
+	case redial:
+		return s.redial(now)
 	case release:
-		if e == evFailed {
+		if e != evFinished {
 			s.how = s.howFailed()
 		}
 		s.lookBack(now)
@@ -116,6 +120,7 @@ func (s *Session) pass(t turn, v verdict, now int64) {
 		return
 	}
 	s.turnCount++
+	s.keepTurn()
 	switch v {
 	case overdue:
 		s.heldMax++
@@ -139,6 +144,7 @@ func (s *Session) writeSome(limit uint64, now int64) (full bool, err error) {
 	if n > 0 {
 		s.progress = now
 		s.written += uint64(n)
+		s.keep(b[:n])
 		if queued {
 			s.queue.pop(&s.shard.pool, n)
 		} else {
@@ -164,10 +170,19 @@ func (s *Session) sent(now int64) {
 	}
 }
 
-// finish sends our FIN. What has not been written never will be.
+// finish sends our FIN. What has not been written never will be, but for turns
+// that go to another connection.
 func (s *Session) finish(now int64) event {
-	s.queue.free(&s.shard.pool)
-	s.turns = ring[turn]{}
+	if s.state == lastAck && s.comesBack() {
+		if !s.comeback.whole {
+			s.discard(s.released())
+			s.comeback.skipping = !s.waits()
+		}
+	} else {
+		s.queue.free(&s.shard.pool)
+		s.forgetTurn()
+		s.turns = ring[turn]{}
+	}
 	s.how = frame.ClosedBoth
 	if s.state == lastAck {
 		s.how = frame.ClosedTargetFirst
@@ -182,6 +197,9 @@ func (s *Session) finish(now int64) event {
 // lookBack takes what the connection has to tell before it is let go of: one that
 // ended early may have been established without that we had news of it.
 func (s *Session) lookBack(now int64) {
+	if s.conn == nil {
+		return
+	}
 	if s.conn.Connect() != 0 {
 		s.opens(now)
 	}
@@ -191,9 +209,12 @@ func (s *Session) lookBack(now int64) {
 // letGo ends our interest in the connection, and the session if its client has
 // ended too.
 func (s *Session) letGo() event {
-	s.conn.Release()
-	s.conn = nil
+	if s.conn != nil {
+		s.conn.Release()
+		s.conn = nil
+	}
 	s.queue.free(&s.shard.pool)
+	s.forgetTurn()
 	s.turns = ring[turn]{}
 	s.segs = ring[segment]{}
 	s.unsent, s.abortBy = 0, 0
@@ -219,6 +240,9 @@ func (s *Session) howAborted(e event) frame.CloseHow {
 
 // howFailed says how the connection came to its end.
 func (s *Session) howFailed() frame.CloseHow {
+	if s.conn == nil {
+		return frame.ClosedNoTuple
+	}
 	switch s.conn.State() {
 	case ConnRefused:
 		return frame.ClosedRefused
@@ -235,19 +259,24 @@ func (s *Session) account(now int64) {
 	if s.copied != nil {
 		s.leave()
 	}
+	s.abortBy = 0
 	how := s.how
 	if s.end == endAborted && (how == frame.ClosedBoth || how == frame.ClosedTargetFirst || how == frame.ClosedTimeout) {
 		how = frame.ClosedAborted
 	}
 	s.shard.listener.Closed(s, frame.Closed{
 		How:               how,
-		DeliveredBytes:    s.acked,
-		DroppedBytes:      s.bytes - s.acked,
-		DeliveredSegments: s.deliveredSegments,
-		DroppedSegments:   s.segments - s.deliveredSegments,
+		DeliveredBytes:    s.delivered.bytes,
+		DroppedBytes:      s.came.bytes - s.delivered.bytes,
+		DeliveredSegments: s.delivered.segments,
+		DroppedSegments:   s.came.segments - s.delivered.segments,
 		AnswerBytes:       s.gate.absorbed,
 		Turns:             s.turnCount,
 		HeldMax:           s.heldMax,
+		Reconnects:        s.comeback.count,
+		Resent:            s.comeback.resent,
+		GapBytes:          s.comeback.gap.bytes,
+		GapSegments:       s.comeback.gap.segments,
 	}, now)
 }
 
@@ -287,7 +316,7 @@ func (s *Session) deadline(now int64) int64 {
 		if s.end != endNone {
 			return s.progress + int64(cfg.Patience)
 		}
-	case connecting, discarding, over:
+	case connecting, parted, discarding, over:
 	}
 	return 0
 }

@@ -236,10 +236,7 @@ func (s *Session) leave() {
 	for n := k.next; n < c.end(); n++ {
 		e := c.log.at(int(n - c.first))
 		e.behind--
-		if len(e.payload) > 0 {
-			s.segments++
-			s.bytes += uint64(len(e.payload))
-		}
+		s.came.add(len(e.payload))
 	}
 	last := len(c.members) - 1
 	c.members[k.index] = c.members[last]

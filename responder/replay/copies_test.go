@@ -52,9 +52,11 @@ func newCrowd(t *testing.T, cfg Config, n int, delay func(i int) time.Duration) 
 	return c
 }
 
-func (c *crowd) Established(*Session, int64)   {}
-func (c *crowd) Wrote(_ *Session, _, _ int64)  {}
-func (c *crowd) Moved(_ *Session, _, _ uint64) {}
+func (c *crowd) Redial(*Session) Conn            { return nil }
+func (c *crowd) Parted(*Session, frame.CloseHow) {}
+func (c *crowd) Established(*Session, int64)     {}
+func (c *crowd) Wrote(_ *Session, _, _ int64)    {}
+func (c *crowd) Moved(_ *Session, _, _ uint64)   {}
 func (c *crowd) Closed(s *Session, a frame.Closed, _ int64) {
 	f := s.Owner.(*fellow)
 	if f.account != nil {

@@ -76,7 +76,20 @@ type log struct {
 	wrote             []int64
 	delivered, answer uint64
 	closed            []frame.Closed
+	parted            []frame.CloseHow
+	redial            func() *fakeConn // nil: no connection can be had
 }
+
+func (l *log) Redial(*Session) Conn {
+	if l.redial != nil {
+		if c := l.redial(); c != nil {
+			return c
+		}
+	}
+	return nil
+}
+
+func (l *log) Parted(_ *Session, how frame.CloseHow) { l.parted = append(l.parted, how) }
 
 func (l *log) Established(*Session, int64)                { l.established++ }
 func (l *log) Wrote(_ *Session, captured, _ int64)        { l.wrote = append(l.wrote, captured) }

@@ -162,6 +162,16 @@ func (g *gate) pass(seen uint64, v verdict, now int64, c *Config) {
 	}
 }
 
+// restart begins anew on another connection, with a turn whose client had seen so
+// much.
+func (g *gate) restart(seen uint64) {
+	g.settle(g.absorbed)
+	g.asked, g.since, g.surplus = g.absorbed, 0, surplusNone
+	if seen != SeenUnknown {
+		g.seen = max(g.seen, seen)
+	}
+}
+
 // settle sets mark where nothing is owed.
 func (g *gate) settle(mark uint64) {
 	g.mark, g.owed, g.misses = mark, false, 0

@@ -13,9 +13,22 @@ import (
 // what must come out.
 type model struct {
 	*rig
-	sent  []byte   // all client bytes
-	ends  []uint64 // offset behind each segment
-	ended bool
+	sent   []byte   // all client bytes
+	ends   []uint64 // offset behind each segment
+	turns  []uint64 // offset of each turn
+	mark   bool     // the client has seen more since its last bytes
+	ended  bool
+	dialed []*fakeConn
+}
+
+// redial makes the target's next connection, which may come about or not.
+func (m *model) redial() *fakeConn {
+	if len(m.sent)%7 == 3 {
+		return nil
+	}
+	m.conn = &fakeConn{t: m.t, room: 1000}
+	m.dialed = append(m.dialed, m.conn)
+	return m.conn
 }
 
 // step lets one thing happen, chosen by op and scaled by arg.
@@ -59,6 +72,10 @@ func (m *model) data(seen uint64, n int) {
 	for i := range p {
 		p[i] = byte(len(m.sent) + i*i)
 	}
+	if n > 0 && (seen > 0 || len(m.sent) == 0 || m.mark) {
+		m.turns = append(m.turns, uint64(len(m.sent)))
+	}
+	m.mark = n == 0 && (m.mark || seen > 0)
 	m.sent = append(m.sent, p...)
 	if n > 0 {
 		m.ends = append(m.ends, uint64(len(m.sent)))
@@ -129,22 +146,44 @@ func (m *model) settle(kind byte) {
 	if !m.ended {
 		m.clientEnd(int(kind))
 	}
-	m.target(func() {
-		if m.conn.state == ConnConnecting {
-			m.conn.state = ConnTimedOut
-		}
-	})
 	for range 20 {
+		m.target(func() {
+			if m.conn.state == ConnConnecting {
+				m.conn.state = ConnTimedOut
+			}
+		})
 		m.pass(time.Hour)
 		m.finish()
 	}
 }
 
-func (m *model) check() {
-	t, c := m.t, m.conn
-	if !bytes.HasPrefix(m.sent, c.got) {
-		t.Errorf("target got %d bytes that are not how the %d sent begin", len(c.got), len(m.sent))
+// streams checks what each connection got: the first one how the client began, each
+// other one what the client sent from the beginning of a turn on, and none what is
+// before the one before it.
+func (m *model) streams() {
+	from := 0
+	for i, c := range m.dialed {
+		if i == 0 && !bytes.HasPrefix(m.sent, c.got) {
+			m.t.Errorf("target got %d bytes that are not how the %d sent begin", len(c.got), len(m.sent))
+		}
+		if !c.released {
+			m.t.Errorf("connection %d of %d is not released", i, len(m.dialed))
+		}
+		if i == 0 || len(c.got) == 0 {
+			continue
+		}
+		for from < len(m.turns) && !bytes.HasPrefix(m.sent[m.turns[from]:], c.got) {
+			from++
+		}
+		if from == len(m.turns) {
+			m.t.Errorf("connection %d got %d bytes that are of no turn, or out of order", i, len(c.got))
+		}
 	}
+}
+
+func (m *model) check() {
+	t := m.t
+	m.streams()
 	if len(m.log.closed) != 1 || !m.s.Over() {
 		t.Fatalf("%d accounts, state %s", len(m.log.closed), m.s.State())
 	}
@@ -153,20 +192,25 @@ func (m *model) check() {
 		a.DeliveredSegments+a.DroppedSegments != uint64(len(m.ends)) {
 		t.Errorf("sent %d bytes in %d segments, account %+v", len(m.sent), len(m.ends), a)
 	}
-	whole := uint64(0)
-	for _, end := range m.ends {
-		if end <= a.DeliveredBytes {
-			whole++
+	if len(m.dialed) == 1 {
+		c, whole := m.conn, uint64(0)
+		for _, end := range m.ends {
+			if end <= a.DeliveredBytes {
+				whole++
+			}
+		}
+		if a.DeliveredBytes != c.acked || a.DeliveredSegments != whole {
+			t.Errorf("%d bytes, %d segments acknowledged; account %+v", c.acked, whole, a)
 		}
 	}
-	if a.DeliveredBytes != c.acked || a.DeliveredSegments != whole {
-		t.Errorf("%d bytes, %d segments acknowledged; account %+v", c.acked, whole, a)
+	if a.GapBytes > a.DroppedBytes || a.GapSegments > a.DroppedSegments || a.Reconnects > uint64(len(m.dialed)) || a.Resent > a.Turns {
+		t.Errorf("%d connections, account %+v", len(m.dialed), a)
 	}
 	if m.log.delivered != a.DeliveredBytes || m.log.answer != a.AnswerBytes {
 		t.Errorf("told of %d delivered, %d absorbed; account %+v", m.log.delivered, m.log.answer, a)
 	}
-	if m.sh.Queued() != 0 || len(m.sh.timers.heap) != 0 || !c.released {
-		t.Errorf("left over: %d bytes, %d timers, released %v", m.sh.Queued(), len(m.sh.timers.heap), c.released)
+	if m.sh.Queued() != 0 || len(m.sh.timers.heap) != 0 {
+		t.Errorf("left over: %d bytes, %d timers", m.sh.Queued(), len(m.sh.timers.heap))
 	}
 }
 
@@ -174,7 +218,9 @@ func play(t *testing.T, script []byte) {
 	t.Helper()
 	cfg := Config{SessionBytes: 256 << 10}
 	cfg.GateOff = len(script) > 0 && script[0]&16 != 0
+	cfg.Reconnect = len(script) > 0 && script[0]&64 != 0
 	m := &model{rig: newRig(t, cfg)}
+	m.dialed, m.log.redial = []*fakeConn{m.conn}, m.redial
 	m.conn.room = 1000
 	for ; len(script) >= 2; script = script[2:] {
 		m.step(script[0], script[1])
@@ -184,7 +230,8 @@ func play(t *testing.T, script []byte) {
 }
 
 // Whatever client, target and time do: what the target gets is how the client's
-// stream begins, everything is accounted for once, and every session ends.
+// stream begins, or on later connections what is behind the beginning of a turn,
+// everything is accounted for once, and every session ends.
 func TestAlwaysAddsUp(t *testing.T) {
 	rng := rand.New(rand.NewPCG(1, 2))
 	for range 20_000 {
@@ -193,7 +240,7 @@ func TestAlwaysAddsUp(t *testing.T) {
 			script[i] = byte(rng.Uint32())
 		}
 		if rng.IntN(4) > 0 {
-			script[0] = 11 // most connections come about
+			script[0] = 11 | script[0]&0xf0 // most connections come about
 		}
 		if play(t, script); t.Failed() {
 			t.Fatalf("script %x", script)

@@ -146,6 +146,20 @@ func (q *queue) pop(p *pool, n int) {
 	p.put(c)
 }
 
+// prepend moves the bytes of o before those of q.
+func (q *queue) prepend(o *queue) {
+	if o.tail == nil {
+		return
+	}
+	o.tail.next = q.head
+	if q.tail == nil {
+		q.tail = o.tail
+	}
+	q.head = o.head
+	q.memory += o.memory
+	*o = queue{}
+}
+
 // free gives all chunks back.
 func (q *queue) free(p *pool) {
 	for q.head != nil {

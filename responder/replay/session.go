@@ -10,8 +10,8 @@ import (
 // for the shard's goroutine.
 //
 // Conservation. Every byte and segment given to Data is in the account once, as
-// delivered or as dropped: delivered is what the target's kernel acknowledged,
-// dropped is the rest.
+// delivered or as dropped: delivered is what the target's kernel acknowledged, on
+// whichever connection, dropped is the rest.
 type Session struct {
 	// Owner is for whoever owns the session.
 	Owner any
@@ -28,21 +28,24 @@ type Session struct {
 	turns ring[turn]    // not released yet, oldest first
 	segs  ring[segment] // not known to be acknowledged, oldest first
 
-	// Offsets in the stream to the target.
+	// Offsets in the stream of what may still go to the target. What is lost between
+	// two connections is skipped, or never gets an offset.
 	received uint64 // behind all that came
 	written  uint64 // behind all that Conn took
-	acked    uint64
-	unsent   int // segments at the end of segs whose last byte is not written
+	acked    uint64 // behind all that is acknowledged, or skipped
+	unsent   int    // segments at the end of segs whose last byte is not written
 
+	sniffer  sniffer
+	bound    bool // what was agreed on ends with the connection: there is no other
 	lastSeen uint64
 	marked   bool // lastSeen is what the client had seen at the end of its bytes so far
 
 	// The account.
-	bytes, segments   uint64 // all that came
-	deliveredSegments uint64
-	turnCount         uint64
-	heldMax           uint64
-	settled           uint64 // turns released by the settle time
+	came, delivered tally
+	comeback        comeback
+	turnCount       uint64
+	heldMax         uint64
+	settled         uint64 // turns released by the settle time
 
 	progress int64 // when bytes last moved, either way
 	abortBy  int64 // the session ends then, 0 never
@@ -116,12 +119,8 @@ func (s *Session) Settled() uint64 { return s.settled }
 // Data takes client bytes; it borrows d until it returns. A frame without bytes
 // is no segment: it only tells what the client has seen.
 func (s *Session) Data(d *frame.Data, now int64) {
-	n := uint64(len(d.Payload))
-	s.bytes += n
-	if n > 0 {
-		s.segments++
-	}
-	if !s.carries() {
+	s.came.add(len(d.Payload))
+	if !s.carries() || s.comeback.skipping && !s.resumes(d, now) {
 		return
 	}
 	s.note(d)
@@ -138,12 +137,20 @@ func (s *Session) Data(d *frame.Data, now int64) {
 
 // carries reports whether client bytes can still reach the target.
 func (s *Session) carries() bool {
-	return s.end == endNone && s.conn != nil && s.state <= targetClosed && s.state != ending
+	switch s.state {
+	case connecting, sending, holding, targetClosed:
+		return s.end == endNone
+	case lastAck, parted:
+		return s.end == endNone && s.mayComeBack()
+	case ending, discarding, over:
+	}
+	return false
 }
 
 // note enters a frame's turn and segment in the books.
 func (s *Session) note(d *frame.Data) {
-	if first := s.segments == 1 && s.received == 0; d.Seen > s.lastSeen || first && s.turns.len() == 0 {
+	s.bound = s.bound || s.received == 0 && d.Seen > s.lastSeen // the server speaks first
+	if first := s.came.segments == 1 && s.received == 0; d.Seen > s.lastSeen || first && s.turns.len() == 0 {
 		s.turns.push(turn{start: s.received, seen: d.Seen})
 		s.lastSeen = max(s.lastSeen, d.Seen)
 	}
@@ -153,6 +160,9 @@ func (s *Session) note(d *frame.Data) {
 	}
 	if n := s.turns.len(); n > 0 && s.turns.at(n-1).start == s.received {
 		s.turns.at(n - 1).kind = turnData
+	}
+	if s.sniffer.look(d.Payload); s.sniffer.http2 || s.sniffer.tls {
+		s.bound = true
 	}
 	s.received += uint64(len(d.Payload))
 	if s.segs.len() >= 64 && s.segs.len()%64 == 0 {
@@ -230,10 +240,11 @@ func (s *Session) Cut(how frame.CloseHow, now int64) {
 
 // News looks at what the connection has to tell.
 func (s *Session) News(now int64) {
-	if s.conn == nil {
+	c := s.conn
+	if c == nil {
 		return
 	}
-	st := s.conn.State()
+	st := c.State()
 	switch st {
 	case ConnConnecting:
 		return
@@ -253,7 +264,7 @@ func (s *Session) News(now int64) {
 	if s.absorb(now) {
 		s.dispatch(evTargetFin, now)
 	}
-	if s.conn == nil {
+	if s.conn != c {
 		return
 	}
 	if s.segs.len() > 0 {
@@ -268,12 +279,21 @@ func (s *Session) News(now int64) {
 	}
 }
 
-// opens says that the connection was established, once.
+// opens notes that the connection was established. The listener is told of the
+// first one.
 func (s *Session) opens(now int64) {
-	if !s.opened {
+	if s.comeback.up {
+		return
+	}
+	s.comeback.up = true
+	if s.opened {
+		s.comeback.count++
+	} else {
 		s.opened = true
 		s.shard.listener.Established(s, now)
 	}
+	s.comeback.gap.plus(s.comeback.lost)
+	s.comeback.lost = tally{}
 }
 
 // absorb takes the target's answers and reports whether its FIN was read.
@@ -285,6 +305,7 @@ func (s *Session) absorb(now int64) (eof bool) {
 	if n > 0 {
 		s.gate.answer(n, now)
 		s.progress = now
+		s.forgetTurn()
 		s.shard.listener.Moved(s, 0, uint64(n))
 		s.dispatch(evAnswered, now)
 	}
@@ -298,15 +319,16 @@ func (s *Session) waitsForRoom() bool { return s.written < s.received || s.turns
 // reap takes acknowledged segments out of the books and reports whether there was
 // progress.
 func (s *Session) reap() bool {
-	acked := min(s.conn.Acked(), s.written)
+	acked := min(s.comeback.base+s.conn.Acked(), s.written)
 	if acked <= s.acked {
 		return false
 	}
 	s.shard.listener.Moved(s, acked-s.acked, 0)
+	s.delivered.bytes += acked - s.acked
 	s.acked = acked
 	for s.segs.len() > 0 && s.segs.at(0).end <= acked {
 		s.segs.pop()
-		s.deliveredSegments++
+		s.delivered.segments++
 	}
 	return true
 }
@@ -314,6 +336,9 @@ func (s *Session) reap() bool {
 // dispatch feeds e, and what follows from it, to the state machine.
 func (s *Session) dispatch(e event, now int64) {
 	for e != evNone {
+		if (e == evFailed || e == evFinished) && s.comesBack() {
+			e = evLost
+		}
 		var a action
 		s.state, a = transition(s.state, e)
 		e = s.do(a, e, now)

@@ -39,10 +39,14 @@ type Conn interface {
 	Release()
 }
 
-// A Listener is told what its owner must pass on. It is called from the shard's
-// goroutine and must not call the session.
+// A Listener is told what its owner must pass on, and makes connections. It is
+// called from the shard's goroutine and must not call the session.
 type Listener interface {
-	// Established: the handshake with the target is done.
+	// Redial starts another connection to the target of s, or returns nil.
+	Redial(s *Session) Conn
+	// Parted: the connection of s ended, but its client goes on.
+	Parted(s *Session, how frame.CloseHow)
+	// Established: the first handshake with the target is done.
 	Established(s *Session, now int64)
 	// Wrote: the last byte of a segment captured at the given time was written.
 	Wrote(s *Session, captured, now int64)
@@ -55,6 +59,7 @@ type Listener interface {
 // Config of a shard's sessions. The zero value of a field means its default.
 type Config struct {
 	GateOff      bool
+	Reconnect    bool // when the target closes and the client goes on
 	Settle       time.Duration
 	MaxHold      time.Duration
 	Linger       time.Duration // without any progress, once the target has closed; default 10 s

@@ -10,29 +10,34 @@ package replay
 
 // state is what a session is doing. It changes in one place, transition:
 //
-//	           Connecting ──────────── failed ─────────────┐
-//	               │ connected                             │
-//	               ▼            held                       │
-//	┌─────────▶ Sending ──────────────▶ Holding            │
-//	│              │  ▲                    │               │
-//	│ data,        │  └───── released ─────┘               │
-//	│ writable ────┤                                       │
-//	└──────────────┤                                       │
-//	               │   target FIN (also from Holding)      │
-//	       FIN due ├────────────────────────┐              │
-//	               ▼                        ▼              │
-//	            Ending                 TargetClosed        │
-//	               │ target FIN             │ FIN due, or  │
-//	               │                        │ a new turn,  │
-//	               ▼                        ▼ or linger    │
-//	            LastAck ◀───────────────────┘              │
-//	               │ finished                              │
-//	               ▼                                       │
-//	           Discarding ◀── failed, overrun, reset due, ─┘
-//	               │          linger, cut: from any of them
-//	               │ the client's end
-//	               ▼
-//	             Over
+//	┌─────────▶ Connecting ──────── failed ────────────────┐
+//	│              │ connected                             │
+//	│              ▼            held                       │
+//	│┌────────▶ Sending ──────────────▶ Holding            │
+//	││ data,       │  ▲                    │               │
+//	││ writable    │  └───── released ─────┘               │
+//	│└─────────────┤                                       │
+//	│              │   target FIN (also from Holding)      │
+//	│      FIN due ├────────────────────────┐              │
+//	│              ▼                        ▼              │
+//	│           Ending                 TargetClosed        │
+//	│              │ target FIN             │ FIN due, or  │
+//	│              │                        │ a new turn,  │
+//	│              ▼                        ▼ or linger    │
+//	│           LastAck ◀───────────────────┘              │
+//	│ data, turn   │ finished                              │
+//	│ due          ▼                                       │
+//	│          Discarding ◀── failed, overrun, reset due, ─┘
+//	│              │          linger, cut: from any of them
+//	│              │ the client's end
+//	│              ▼
+//	│            Over ◀──────────┐ the client's end, cut
+//	│                            │
+//	└───────────────────────── Parted ◀── lost: from Connecting, Sending,
+//	                                      Holding, TargetClosed, LastAck
+//
+// Lost is what failed and finished are called where the client goes on and another
+// connection may be made (reconnect.go).
 type state uint8
 
 const (
@@ -49,8 +54,11 @@ const (
 	targetClosed
 	// lastAck: FIN both ways, ours is not acknowledged yet.
 	lastAck
+	// parted: the connection is over but the client is not, and its next turn goes to
+	// another one.
+	parted
 	// discarding: the connection is over but the client is not: what it still sends
-	// is counted as dropped. A reconnect begins here.
+	// is counted as dropped.
 	discarding
 	// over: the account is written; nothing happens any more.
 	over
@@ -61,7 +69,7 @@ const (
 // String returns the state's name in the drawing.
 func (s state) String() string {
 	return [...]string{
-		"Connecting", "Sending", "Holding", "Ending", "TargetClosed", "LastAck", "Discarding", "Over",
+		"Connecting", "Sending", "Holding", "Ending", "TargetClosed", "LastAck", "Parted", "Discarding", "Over",
 	}[s]
 }
 
@@ -78,6 +86,7 @@ const (
 	evWritable  // there may be room again
 	evTargetFin // the target closed its side, all before it is absorbed
 	evFinished  // both FINs are acknowledged
+	evLost      // failed or finished, and there may be another
 
 	// Frames of the flow.
 	evData  // client bytes came
@@ -89,6 +98,7 @@ const (
 	evReleased // it need not wait any longer
 	evFinDue   // all is written, and the client's FIN is next
 	evResetDue // all is written, and the client's reset is next
+	evTurnDue  // there is a turn for the next connection
 
 	evTick    // the session's deadline has passed
 	evOverrun // there is no memory for the client's bytes
@@ -100,8 +110,8 @@ const (
 // String returns the event's name in the drawing.
 func (e event) String() string {
 	return [...]string{
-		"none", "connected", "failed", "answered", "writable", "target FIN", "finished", "data", "end",
-		"reset", "held", "released", "FIN due", "reset due", "tick", "overrun", "cut",
+		"none", "connected", "failed", "answered", "writable", "target FIN", "finished", "lost", "data", "end",
+		"reset", "held", "released", "FIN due", "reset due", "turn due", "tick", "overrun", "cut",
 	}[e]
 }
 
@@ -116,6 +126,8 @@ const (
 	check          // ask the gate
 	finish         // drop what cannot go out any more, send FIN
 	abort          // send RST and let go of the connection
+	part           // let go of the connection, and see what is left for another
+	redial         // make another connection
 	release        // let go of the connection
 	account        // write the account
 )
@@ -136,6 +148,8 @@ func transition(s state, e event) (state, action) {
 		return fromTargetClosed(e)
 	case lastAck:
 		return fromLastAck(e)
+	case parted:
+		return fromParted(e)
 	case discarding:
 		if e == evEnd || e == evReset || e == evCut {
 			return over, account
@@ -149,6 +163,8 @@ func fromConnecting(e event) (state, action) {
 	switch e {
 	case evConnected:
 		return sending, pump
+	case evLost:
+		return parted, part
 	case evFailed:
 		return discarding, release
 	case evOverrun, evCut:
@@ -168,6 +184,8 @@ func fromSending(e event) (state, action) {
 		return targetClosed, rest
 	case evFinDue:
 		return ending, finish
+	case evLost:
+		return parted, part
 	case evFailed:
 		return discarding, release
 	case evResetDue, evTick, evOverrun, evCut:
@@ -185,6 +203,8 @@ func fromHolding(e event) (state, action) {
 		return sending, pump
 	case evTargetFin:
 		return targetClosed, rest
+	case evLost:
+		return parted, part
 	case evFailed:
 		return discarding, release
 	case evOverrun, evCut:
@@ -198,7 +218,7 @@ func fromEnding(e event) (state, action) {
 	switch e {
 	case evTargetFin:
 		return lastAck, none
-	case evFinished, evFailed:
+	case evFinished, evFailed, evLost:
 		return discarding, release
 	case evReset, evTick, evOverrun, evCut:
 		return discarding, abort
@@ -213,6 +233,8 @@ func fromTargetClosed(e event) (state, action) {
 		return targetClosed, rest
 	case evHeld, evFinDue, evTick:
 		return lastAck, finish
+	case evLost:
+		return parted, part
 	case evFailed:
 		return discarding, release
 	case evResetDue, evOverrun, evCut:
@@ -224,11 +246,24 @@ func fromTargetClosed(e event) (state, action) {
 
 func fromLastAck(e event) (state, action) {
 	switch e {
+	case evLost:
+		return parted, part
 	case evFinished, evFailed:
 		return discarding, release
 	case evTick, evOverrun, evCut:
 		return discarding, abort
 	default:
 		return lastAck, none
+	}
+}
+
+func fromParted(e event) (state, action) {
+	switch e {
+	case evData, evTurnDue:
+		return connecting, redial
+	case evEnd, evReset, evCut:
+		return over, account
+	default:
+		return parted, none
 	}
 }

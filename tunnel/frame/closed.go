@@ -72,10 +72,14 @@ type Closed struct {
 	HeldMax           uint64 // turns released by --max-hold
 	HeadersReturned   uint64
 	HeadersDropped    uint64 // returns were full
+	Reconnects        uint64 // connections to the target after the first
+	Resent            uint64 // turns that were written to two of them
+	GapBytes          uint64 // of the dropped, lost between two of them
+	GapSegments       uint64
 }
 
-// closedLen: how 1, nine counters of 8 in the order of [Closed].
-const closedLen = 1 + 9*8
+// closedLen: how 1, thirteen counters of 8 in the order of [Closed].
+const closedLen = 1 + 13*8
 
 // ClosedSize is the length of a Closed frame, header included.
 const ClosedSize = HeaderLen + closedLen
@@ -86,6 +90,7 @@ func AppendClosed(b []byte, flow uint32, c *Closed) []byte {
 	for _, v := range [...]uint64{
 		c.DeliveredBytes, c.DroppedBytes, c.DeliveredSegments, c.DroppedSegments,
 		c.AnswerBytes, c.Turns, c.HeldMax, c.HeadersReturned, c.HeadersDropped,
+		c.Reconnects, c.Resent, c.GapBytes, c.GapSegments,
 	} {
 		b = binary.BigEndian.AppendUint64(b, v)
 	}
@@ -102,6 +107,7 @@ func ParseClosed(body []byte) (c Closed, ok bool) {
 	for i, p := range [...]*uint64{
 		&c.DeliveredBytes, &c.DroppedBytes, &c.DeliveredSegments, &c.DroppedSegments,
 		&c.AnswerBytes, &c.Turns, &c.HeldMax, &c.HeadersReturned, &c.HeadersDropped,
+		&c.Reconnects, &c.Resent, &c.GapBytes, &c.GapSegments,
 	} {
 		*p = binary.BigEndian.Uint64(body[1+8*i:])
 	}

@@ -46,6 +46,7 @@ func examples() []example {
 	closed := &Closed{
 		How: ClosedBoth, DeliveredBytes: 18, DeliveredSegments: 1, AnswerBytes: 612, Turns: 1,
 		DroppedBytes: 2, DroppedSegments: 3, HeldMax: 4, HeadersReturned: 5, HeadersDropped: 6,
+		Reconnects: 7, Resent: 8, GapBytes: 9, GapSegments: 10,
 	}
 	progress := &Progress{
 		Time: 1_700_000_001_000_000_000, Sessions: 50, LagP50: 200_000, LagP99: 900_000,

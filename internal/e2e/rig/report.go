@@ -50,6 +50,7 @@ type Report struct {
 	Sent struct {
 		Delivered  Count            `json:"delivered"`
 		Dropped    map[string]Count `json:"dropped"`
+		Gap        Count            `json:"reconnect"`
 		AfterClose Count            `json:"after_close"`
 		TunnelLost Count            `json:"tunnel_lost"`
 		InFlight   Count            `json:"in_flight"`
@@ -62,6 +63,8 @@ type Report struct {
 		Open        uint64            `json:"open"`
 		Closed      map[string]uint64 `json:"closed"`
 		Lost        uint64            `json:"lost"`
+		Reconnects  uint64            `json:"reconnects"`
+		Resent      uint64            `json:"turns_resent"`
 
 		AccountMissing uint64 `json:"account_missing"`
 	} `json:"sessions"`
@@ -143,7 +146,7 @@ func (r *Report) Check() []string {
 	same("flows seen", f.Seen, f.Admitted+sum(f.Refused))
 	same("flows admitted and resumed", f.Admitted+sum(f.Resumed), sum(f.Ended)+sum(f.GivenUp))
 	counts("captured of clients", c.Captured, append(values(c.Dropped), c.Sent, c.Retransmitted, c.Duplicate)...)
-	counts("sent", sumCounts([]Count{c.Sent, c.Prologue}), append(values(r.Sent.Dropped), r.Sent.Delivered, r.Sent.AfterClose, r.Sent.TunnelLost, r.Sent.AccountMissing)...)
+	counts("sent", sumCounts([]Count{c.Sent, c.Prologue}), append(values(r.Sent.Dropped), r.Sent.Delivered, r.Sent.Gap, r.Sent.AfterClose, r.Sent.TunnelLost, r.Sent.AccountMissing)...)
 	same("sessions opened", s.Opened, sum(s.Closed)+s.Lost+s.AccountMissing)
 	same("sessions opened for flows admitted or resumed", s.Opened, f.Admitted+sum(f.Resumed))
 	m := &r.Copies

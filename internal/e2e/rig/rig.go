@@ -98,11 +98,17 @@ func Serve(ns *testnet.NS, addrs ...string) (*traffic.Server, error) {
 // StartNginx starts an nginx on port 80 in ns and waits until it listens. Its
 // access log is read by [traffic.NginxLog] with dir.
 func (r *Rig) StartNginx(ctx context.Context, ns *testnet.NS, name string) (p *Process, dir string, err error) {
+	return r.StartNginxClosing(ctx, ns, name, 0)
+}
+
+// StartNginxClosing starts an nginx that closes each connection after so many
+// requests. It may take the place of an earlier one of that name.
+func (r *Rig) StartNginxClosing(ctx context.Context, ns *testnet.NS, name string, requests int) (p *Process, dir string, err error) {
 	dir = filepath.Join(r.Dir, name)
-	if err := os.Mkdir(dir, 0o700); err != nil {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, "", err
 	}
-	argv, err := traffic.NginxCommand(dir)
+	argv, err := traffic.NginxCommand(dir, requests)
 	if err != nil {
 		return nil, "", err
 	}

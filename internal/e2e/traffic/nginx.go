@@ -29,7 +29,7 @@ http {
 	fastcgi_temp_path %[1]s/fastcgi;
 	uwsgi_temp_path %[1]s/uwsgi;
 	scgi_temp_path %[1]s/scgi;
-	keepalive_requests 100000000;
+	keepalive_requests %[3]d;
 	client_max_body_size 0;
 	server {
 		listen 80 backlog=8192;
@@ -40,10 +40,14 @@ http {
 `
 
 // NginxCommand writes a configuration for nginx to dir, which has to exist, and
-// returns the command that runs it.
-func NginxCommand(dir string) ([]string, error) {
+// returns the command that runs it. A connection is closed after so many requests,
+// 0: never.
+func NginxCommand(dir string, requests int) ([]string, error) {
+	if requests == 0 {
+		requests = 100_000_000
+	}
 	conf := filepath.Join(dir, "nginx.conf")
-	text := fmt.Sprintf(nginxConf, dir, strings.Repeat("x", defaultAnswer))
+	text := fmt.Sprintf(nginxConf, dir, strings.Repeat("x", defaultAnswer), requests)
 	if err := os.WriteFile(conf, []byte(text), 0o600); err != nil {
 		return nil, err
 	}

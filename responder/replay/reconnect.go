@@ -1,0 +1,214 @@
+package replay
+
+import (
+	"time"
+
+	"flowtwin/tunnel/frame"
+)
+
+// A target may close connections that its clients go on with: its limits are
+// lower than online, or it is started anew. Then the rest of the flow goes to
+// another connection, which begins with a turn: half a request is none.
+//
+// A turn that was written when the connection ended, and of whose answer not one
+// byte has come, is written again, once: most likely the target closed while it
+// was on its way. To that end its bytes are kept until the answer begins. What
+// else was under way is lost, and so is what the client sends until its next turn.
+const (
+	// keepBytes is how much of a turn is kept; longer ones are not written again.
+	keepBytes = 64 << 10
+	// keepShare is the part of the shard's memory that must be free for it.
+	keepShare = 2
+	// A target that has not answered on a connection is left alone for a while,
+	// which doubles each time, and after maxFails for good.
+	minPause = 100 * time.Millisecond
+	maxPause = 30 * time.Second
+	maxFails = 12
+)
+
+// A tally is a number of bytes, and of the segments that they came in.
+type tally struct{ bytes, segments uint64 }
+
+// add counts one segment of n bytes; without bytes it is none.
+func (t *tally) add(n int) {
+	if n > 0 {
+		t.bytes += uint64(n)
+		t.segments++
+	}
+}
+
+func (t *tally) plus(o tally) {
+	t.bytes += o.bytes
+	t.segments += o.segments
+}
+
+// A comeback is what a session needs to go on with another connection.
+type comeback struct {
+	up    bool   // this connection was established
+	base  uint64 // stream offset that it began at
+	heard uint64 // answer bytes by then
+
+	whole bool   // kept is all that is written of the turn under way
+	start uint64 // stream offset of that turn
+	kept  queue
+
+	skipping  bool  // what comes is lost, until a turn begins
+	fails     int   // connections without an answer, one after the other
+	notBefore int64 // no connection until then
+
+	count  uint64 // connections established after the first
+	resent uint64 // turns written again
+	lost   tally  // since the last connection that was established
+	gap    tally  // lost, and another connection followed
+}
+
+// mayComeBack reports whether there may be another connection.
+func (s *Session) mayComeBack() bool {
+	return s.shard.cfg.Reconnect && !s.bound && s.comeback.fails < maxFails && (s.end == endNone || s.end == endFin)
+}
+
+// comesBack reports whether there is something for another connection: the client
+// goes on, or has left a turn behind.
+func (s *Session) comesBack() bool {
+	return s.mayComeBack() && (s.end == endNone || s.turns.len() > 0 && (s.comeback.whole || s.waits()))
+}
+
+// waits reports whether a turn with bytes waits.
+func (s *Session) waits() bool {
+	for i := range s.turns.len() {
+		if s.turns.at(i).kind == turnData {
+			return true
+		}
+	}
+	return false
+}
+
+// keepTurn begins to keep the turn that is about to be written.
+func (s *Session) keepTurn() {
+	s.forgetTurn()
+	s.comeback.whole, s.comeback.start = s.mayComeBack(), s.written
+}
+
+// keep keeps b, which was just written.
+func (s *Session) keep(b []byte) {
+	p := &s.shard.pool
+	if s.comeback.whole && (p.lent > p.budget/keepShare || !s.comeback.kept.push(p, keepBytes, b)) {
+		s.forgetTurn()
+	}
+}
+
+// forgetTurn lets go of what is kept: it will not be written again.
+func (s *Session) forgetTurn() {
+	if s.comeback.whole {
+		s.comeback.whole = false
+		s.comeback.kept.free(&s.shard.pool)
+	}
+}
+
+// part lets go of the connection, and sees what is left for another one.
+func (s *Session) part(now int64) event {
+	c := &s.comeback
+	if s.conn == nil || s.conn.State() != ConnFinished {
+		s.how = s.howFailed()
+	}
+	s.lookBack(now)
+	if s.conn != nil {
+		s.conn.Release()
+		s.conn = nil
+	}
+	s.shard.listener.Parted(s, s.how)
+	c.fails++
+	if s.gate.absorbed > c.heard {
+		c.fails = 0
+	}
+	c.notBefore = now + pause(c.fails)
+	if c.whole {
+		c.whole = false
+		c.resent++
+		s.queue.prepend(&c.kept)
+		s.written = c.start
+		return evTurnDue
+	}
+	s.skip(s.released())
+	if c.fails == 0 && s.waits() {
+		return evTurnDue
+	}
+	s.skip(s.received)
+	s.turns = ring[turn]{}
+	c.skipping = true
+	if s.end != endNone {
+		return evEnd
+	}
+	return evNone
+}
+
+// pause returns how long the target is left alone after so many fails.
+func pause(fails int) int64 {
+	if fails == 0 {
+		return 0
+	}
+	return int64(min(minPause<<(fails-1), maxPause))
+}
+
+// redial makes another connection, for the turn that is next.
+func (s *Session) redial(now int64) event {
+	c := &s.comeback
+	c.base, c.heard, c.up = s.written, s.gate.absorbed, false
+	s.progress = now
+	seen := s.gate.seen
+	for i := 0; i < s.turns.len() && s.turns.at(i).start == s.written; i++ {
+		seen = max(seen, s.turns.at(i).seen)
+	}
+	s.gate.restart(seen)
+	if s.conn = s.shard.listener.Redial(s); s.conn == nil {
+		return evFailed
+	}
+	return evNone
+}
+
+// resumes reports whether d, which comes while the session skips, is the beginning
+// of a turn that may go to another connection. If not, it is lost.
+func (s *Session) resumes(d *frame.Data, now int64) bool {
+	c := &s.comeback
+	begins := d.Seen > s.lastSeen || s.marked || s.came.segments == 1
+	s.lastSeen = max(s.lastSeen, d.Seen)
+	if s.marked = begins && len(d.Payload) == 0; s.marked {
+		return false
+	}
+	if !begins || now < c.notBefore {
+		c.lost.add(len(d.Payload))
+		return false
+	}
+	c.skipping = false
+	s.turns.push(turn{start: s.received, seen: d.Seen})
+	return true
+}
+
+// discard throws away what is not written before the offset at.
+func (s *Session) discard(at uint64) {
+	for s.written < at {
+		left := at - s.written
+		if b := s.queue.front(); b != nil {
+			n := min(uint64(len(b)), left)
+			s.queue.pop(&s.shard.pool, int(n))
+			s.written += n
+			continue
+		}
+		s.in = s.in[left:]
+		s.written = at
+	}
+}
+
+// skip gives up what is not delivered before the offset at.
+func (s *Session) skip(at uint64) {
+	s.discard(at)
+	if at > s.acked {
+		s.comeback.lost.bytes += at - s.acked
+		s.acked = at
+	}
+	for s.segs.len() > 0 && s.segs.at(0).end <= at {
+		s.segs.pop()
+		s.comeback.lost.segments++
+	}
+	s.unsent = min(s.unsent, s.segs.len())
+}
