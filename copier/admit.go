@@ -206,6 +206,10 @@ func (s *shard) admit(slot uint32, r *record) (report.Reason, bool) {
 	switch {
 	case s.phase != phaseRunning:
 		return s.refuse(slot, r, report.Draining), false
+	case s.sieve != nil:
+		s.screen(r)
+		s.park(slot, r, report.HTTPUnselected)
+		return report.None, true
 	case !s.up:
 		s.park(slot, r, report.TunnelDown)
 		return report.None, true

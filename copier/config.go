@@ -11,6 +11,7 @@ import (
 
 	"flowtwin/copier/capture"
 	"flowtwin/internal/flow"
+	"flowtwin/internal/http1"
 	"flowtwin/internal/packet"
 	"flowtwin/tunnel"
 	"flowtwin/tunnel/frame"
@@ -31,6 +32,8 @@ type Config struct {
 	Ramp        time.Duration // in which Sample is reached, from 0 on
 	Copies      float64       // sessions that replay each flow, on average, 1 to MaxCopies; 0: 1
 	Jitter      time.Duration // over which those behind the first are spread
+	HTTP        *http1.Rules  // requests that are copied, and what is changed in them; nil: everything, as it is
+	HTTPPass    bool          // with HTTP, copy what is no HTTP/1
 	Midstream   string        // MidstreamAdopt or MidstreamSkip, "": the first
 	Replay      *Replay       // a recording in the place of live packets, or nil
 	Drain       time.Duration

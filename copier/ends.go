@@ -9,6 +9,7 @@ import (
 // going to; its account is awaited.
 func (s *shard) end(r *record) {
 	s.discard(r, report.CaptureHole)
+	s.unscreen(r, report.HTTPUnparsed)
 	s.book.Flows.Live--
 	s.book.Flows.Ended[r.ending]++
 	r.state = stateEnded
@@ -43,6 +44,7 @@ func (s *shard) forsake(slot uint32, r *record, why report.Reason) {
 // abandon is what all ways to give an open flow up have in common.
 func (s *shard) abandon(r *record, why report.Reason) {
 	s.discard(r, why)
+	s.unscreen(r, why)
 	s.book.Flows.Live--
 	s.book.Flows.GivenUp[why]++
 	r.drop = why
@@ -74,6 +76,7 @@ func (s *shard) over(slot uint32, r *record) {
 // server's. Only connections that both sides have closed can be compared.
 func (s *shard) compare(r *record) {
 	switch {
+	case s.vague(r):
 	case r.ending != report.ClientFirst && r.ending != report.ServerFirst:
 	case int64(r.absorbed) == int64(r.answered)-r.less:
 		s.book.Answers.Same++
@@ -120,6 +123,7 @@ func (s *shard) free(slot uint32, r *record) {
 		s.known.put(memo{tuple: tuple, iss: r.iss, next: r.asm.Next(), drop: r.drop}, s.clock)
 	}
 	s.prologues.drop(&r.pro)
+	s.unscreen(r, r.drop)
 	r.state = stateFree
 	s.table.Free(slot)
 }
@@ -143,9 +147,9 @@ func (s *shard) control(slot uint32, r *record, t frame.Type) {
 	var ok bool
 	switch t {
 	case frame.TypeFin:
-		ok = s.lane.Fin(slot, r.since(r.seen))
+		ok = s.lane.Fin(slot, s.finSeen(r))
 	case frame.TypeReset:
-		ok = s.lane.Reset(slot, r.since(r.seen))
+		ok = s.lane.Reset(slot, s.finSeen(r))
 	default:
 		ok = s.lane.Abort(slot, abortReason(r.drop))
 	}

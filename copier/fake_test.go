@@ -104,6 +104,7 @@ type fakeSession struct {
 	data     []byte
 	seens    []uint64
 	segments uint64
+	finSeen  uint64
 	ends     []string // fin, reset, abort:reason
 	closed   bool
 }
@@ -165,7 +166,13 @@ func (l *fakeLane) end(flow uint32, how string) bool {
 	return true
 }
 
-func (l *fakeLane) Fin(flow uint32, _ uint64) bool   { return l.end(flow, "fin") }
+func (l *fakeLane) Fin(flow uint32, seen uint64) bool {
+	if s := l.byFlow[flow]; s != nil {
+		s.finSeen = seen
+	}
+	return l.end(flow, "fin")
+}
+
 func (l *fakeLane) Reset(flow uint32, _ uint64) bool { return l.end(flow, "reset") }
 func (l *fakeLane) Abort(flow uint32, r frame.AbortReason) bool {
 	return l.end(flow, "abort:"+r.String())

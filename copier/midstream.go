@@ -145,7 +145,7 @@ func (r *record) observed(v *packet.View) {
 // adopt opens an observed flow at the responder, beginning with v. It reports false
 // when that cannot be now: there will be other turns.
 func (s *shard) adopt(slot uint32, r *record, p *capture.Packet, v *packet.View) bool {
-	if s.phase != phaseRunning || !s.up || s.lane.Room() < s.lane.Size()/2 {
+	if s.phase != phaseRunning || !s.up || s.lane.Room() < s.lane.Size()/2 || !s.sieve.takes(v.Payload) {
 		return false
 	}
 	// seen counts from here on, behind the server's greeting.
@@ -155,6 +155,10 @@ func (s *shard) adopt(slot uint32, r *record, p *capture.Packet, v *packet.View)
 	r.iss = v.Seq.Add(-1)
 	r.syn = p.Time
 	r.iface = p.Iface
+	if s.sieve != nil {
+		s.adoptLater(slot, r)
+		return true
+	}
 	s.opening = frame.Open{
 		Key:  flow.Key{Tuple: s.tuple, ISS: r.iss},
 		Map:  r.mapped,

@@ -48,6 +48,8 @@ type shard struct {
 	prologues prologues
 	greetings []uint32 // by map: bytes that its servers say before their clients
 
+	sieve *sieve // nil: everything is copied
+
 	skip bool // connections that began before the copier are not adopted
 
 	known memory
@@ -242,6 +244,9 @@ func (s *shard) turn() {
 // publish makes the books visible to others.
 func (s *shard) publish() {
 	s.book.Client.Stored = report.Count{Segments: uint64(s.store.Len()), Bytes: uint64(s.store.Bytes())}
+	if s.sieve != nil {
+		s.book.Client.Stored.Plus(s.sieve.held)
+	}
 	s.mu.Lock()
 	s.shown = s.book
 	s.mu.Unlock()

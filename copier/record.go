@@ -94,6 +94,7 @@ type record struct {
 	told uint64     // seen, of the client's latest bytes in order
 	less int64      // what the session's target has answered less than the online server: counts from there
 	pro  prologue
+	cut  uint32 // its place in the shard's sieve, plus one; 0 none
 
 	synAck int64 // time of the server's latest SYN-ACK, 0 none
 	rtt    uint32
@@ -105,6 +106,7 @@ type record struct {
 	scaled   bool  // the client offered to scale windows
 	heard    bool  // packets of the server are captured
 	windowed bool  // edge is known
+	blurred  bool  // see vague
 	turn     bool  // in observed: an answer has come since the client's last bytes
 	guess    guess
 

@@ -110,6 +110,7 @@ func newCopier(cfg Config, maps *mapping, set selector, client client) *copier {
 func (c *copier) add(ring ring, l lane) *shard {
 	s := newShard(ring, l, c.maps, c.cfg.Shards, func() time.Duration { return c.tunnel.Stats().ClockOffset })
 	s.skip = c.cfg.Midstream == MidstreamSkip
+	s.sieve = newSieve(c.cfg.HTTP, c.cfg.HTTPPass, c.cfg.Shards)
 	if c.cfg.InjectLoss > 0 {
 		s.loses(c.cfg.InjectLoss, uint64(len(c.shards)))
 	}

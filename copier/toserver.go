@@ -203,6 +203,9 @@ func (s *shard) due(r *record, rst packet.Seq) bool {
 // given up instead: the online server never waits for the tunnel. Of a flow that waits
 // for a session they are dropped, unless it can begin with them.
 func (s *shard) send(slot uint32, r *record, seen uint64, time int64, payload []byte) bool {
+	if r.cut != 0 {
+		return s.sift(slot, r, seen, time, payload)
+	}
 	if r.proto == protoNew {
 		s.meets(r, seen, payload)
 	}
@@ -323,6 +326,9 @@ func (s *shard) resolve(slot uint32, r *record) {
 func (s *shard) sendFin(slot uint32, r *record) {
 	if r.state == stateWaiting {
 		s.leave(slot, r)
+		return
+	}
+	if s.finish(slot, r); !r.state.open() {
 		return
 	}
 	s.discard(r, report.AfterEnd)

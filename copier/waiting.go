@@ -50,7 +50,7 @@ func (s *shard) suspend(slot uint32, r *record, why report.Reason) (uint32, *rec
 	s.book.Suspend(why)
 	s.wait(to, n, why)
 
-	r.asm, r.pro = flow.Assembler{}, prologue{}
+	r.asm, r.pro, r.cut = flow.Assembler{}, prologue{}, 0
 	r.drop, r.state = why, stateEnded
 	s.control(slot, r, frame.TypeAbort)
 	return to, n, true
@@ -218,6 +218,7 @@ const maxGreeting = 1 << 16
 // leave forgets a flow that waits and is over online, or has to make way.
 func (s *shard) leave(slot uint32, r *record) {
 	s.discard(r, r.drop)
+	s.unscreen(r, r.drop)
 	s.remove(&s.waiting, slot)
 	if r.late {
 		s.book.Flows.Waiting--

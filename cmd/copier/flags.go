@@ -35,6 +35,7 @@ type raw struct {
 	maps        []string
 	servers     []string
 	inviteFiles []string
+	http        httpFlags
 	replay      replayFlags
 	decap       []string
 }
@@ -66,6 +67,7 @@ func (r *raw) flags() *pflag.FlagSet {
 	fs.Float64VarP(&c.Copies, "copies", "n", 1, "replay each connection `N` times, from client addresses of their own, 1 to 1000; 2.5: three times half of them")
 	fs.DurationVar(&c.Jitter, "jitter", 0, "spread the copies of a connection behind the first over `TIME`; each is late as a whole (default: all at once)")
 	fs.StringVar(&c.Midstream, "midstream", copier.MidstreamAdopt, "connections that were open before: adopt: copied from their next request after an answer on; skip: not copied")
+	r.http.add(fs)
 	fs.DurationVar(&c.Drain, "drain", 5*time.Second, "how long live flows may go on after SIGINT or SIGTERM")
 	fs.StringVar(&c.ReportFile, "report", "", "write the final ledger as JSON to `FILE`")
 	fs.BoolVarP(&r.daemon, "daemon", "d", false, "run in the background")
@@ -152,6 +154,10 @@ func parseFlags(args []string, getenv func(string) string, names resolver) (opti
 	if r.config.Decap, err = copier.ParseDecap(r.decap); err != nil {
 		return r.options, fmt.Errorf("--decap: %w", err)
 	}
+	if r.config.HTTP, err = r.http.parse(fs); err != nil {
+		return r.options, err
+	}
+	r.config.HTTPPass = r.http.onError == onErrorPass
 	if r.config.Replay, err = r.replay.parse(fs); err != nil {
 		return r.options, err
 	}

@@ -31,6 +31,7 @@ type document struct {
 	Sessions   sessionsJSON      `json:"sessions"`
 	Copies     *copiesJSON       `json:"copies,omitempty"`
 	Answers    answersJSON       `json:"answers"`
+	HTTP       HTTP              `json:"http"`
 	Tunnel     tunnelJSON        `json:"tunnel"`
 	LagNs      map[string]uint64 `json:"lag_ns,omitempty"`
 	BadReturns uint64            `json:"bad_returns"`
@@ -74,6 +75,7 @@ type clientJSON struct {
 	Prologue      Count            `json:"prologue"` // sent beside sent
 	Injected      Count            `json:"injected"`
 	Urgent        uint64           `json:"urgent"`
+	Rewritten     Rewritten        `json:"rewritten"`
 }
 
 type sentJSON struct {
@@ -156,7 +158,7 @@ func (s *Summary) MarshalJSON() ([]byte, error) {
 		Client: clientJSON{
 			l.Client.Captured, l.Client.Sent, l.Client.Retransmitted, l.Client.Duplicate, l.Client.Stored,
 			named(l.Client.Dropped[:], reasonName), l.Client.Conflicts, l.Client.Missing,
-			l.Client.Prologue, l.Client.Injected, l.Client.Urgent,
+			l.Client.Prologue, l.Client.Injected, l.Client.Urgent, l.Client.Rewritten,
 		},
 		Sent: sentJSON{
 			l.Sent.Delivered, named(l.Sent.Dropped[:], howName), l.Sent.Gap, l.Sent.AfterClose, l.Sent.TunnelLost, l.Sent.InFlight, l.Sent.AccountMissing,
@@ -174,6 +176,7 @@ func (s *Summary) MarshalJSON() ([]byte, error) {
 		Tunnel: tunnelJSON{
 			s.Tunnel.Up, s.Tunnel.Remote, s.Tunnel.Connects, int64(s.Tunnel.RTT), s.Tunnel.BytesSent, s.Tunnel.BytesReturned,
 		},
+		HTTP: l.HTTP,
 	}
 	if delivered, of, ok := l.Copied(); ok {
 		f := 100 * float64(delivered) / float64(of)

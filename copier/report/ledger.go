@@ -89,10 +89,26 @@ type Client struct {
 	Duplicate     Count // known already, and captured on another interface than the flow's first packet
 	Stored        Count // came early and wait for what is before them
 	Dropped       [NumReasons]Count
+	Rewritten     Rewritten
 	Conflicts     uint64 // segments sent again with other bytes; the first ones were copied
 	Urgent        uint64 // segments of followed flows with urgent data, which is copied as ordinary bytes
 	Missing       uint64 // bytes known to have been sent and never captured, as far as flows given up for it tell
 	Injected      Count  // thrown away on purpose, for tests: see Packets.Injected
+}
+
+// Rewritten says by how much rewriting requests of HTTP made what was sent differ from
+// what was captured. Segments of which a head came in several, or that became
+// several, count too.
+type Rewritten struct {
+	Added   Count `json:"added"`
+	Removed Count `json:"removed"`
+}
+
+// HTTP counts requests, where they are selected.
+type HTTP struct {
+	Selected uint64 `json:"selected"`
+	LeftOut  uint64 `json:"left_out"`
+	Unparsed uint64 `json:"unparsed_flows"` // flows that were, or became, no HTTP/1
 }
 
 // Sent says what became of each segment given to the tunnel, by the responder's
@@ -144,6 +160,7 @@ type Ledger struct {
 	Sessions Sessions
 	Copies   Copies
 	Answers  Answers
+	HTTP     HTTP
 	Lag      Lag
 
 	// Of a recording that is replayed.
@@ -180,6 +197,23 @@ func (l *Ledger) opened() {
 func (l *Ledger) Park() {
 	l.Flows.Pending--
 	l.Flows.Waiting++
+}
+
+// ParkObserved counts an observed flow that is followed without a session.
+func (l *Ledger) ParkObserved() {
+	l.Flows.Observed--
+	l.Flows.Waiting++
+}
+
+// OpenSelected counts the session of a flow that was parked until a request of it
+// was selected.
+func (l *Ledger) OpenSelected(adopted bool) {
+	l.Flows.Waiting--
+	if adopted {
+		l.Flows.Adopted++
+	}
+	l.Flows.Admitted++
+	l.opened()
 }
 
 // OpenLate counts the session of a flow that was parked.
@@ -257,6 +291,9 @@ func (l *Ledger) Add(o *Ledger) {
 	l.Sessions.add(&o.Sessions)
 	l.Copies.add(&o.Copies)
 	l.Answers.add(&o.Answers)
+	l.HTTP.Selected += o.HTTP.Selected
+	l.HTTP.LeftOut += o.HTTP.LeftOut
+	l.HTTP.Unparsed += o.HTTP.Unparsed
 	l.Lag.add(&o.Lag)
 	l.Moved.Plus(o.Moved)
 	l.Schedule.add(&o.Schedule)
@@ -309,6 +346,8 @@ func (c *Client) add(o *Client) {
 	c.Retransmitted.Plus(o.Retransmitted)
 	c.Duplicate.Plus(o.Duplicate)
 	c.Stored.Plus(o.Stored)
+	c.Rewritten.Added.Plus(o.Rewritten.Added)
+	c.Rewritten.Removed.Plus(o.Rewritten.Removed)
 	for i := range c.Dropped {
 		c.Dropped[i].Plus(o.Dropped[i])
 	}
@@ -378,7 +417,10 @@ func (l *Ledger) Check() []string {
 	parts.Plus(c.Duplicate)
 	parts.Plus(c.Stored)
 	parts.Plus(totalCount(c.Dropped[:]))
-	counts("captured of clients", c.Captured, parts)
+	parts.Plus(c.Rewritten.Removed)
+	captured := c.Captured
+	captured.Plus(c.Rewritten.Added)
+	counts("captured of clients, and added", captured, parts)
 
 	parts = l.Sent.Delivered
 	parts.Plus(totalCount(l.Sent.Dropped[:]))

@@ -28,6 +28,9 @@ const (
 	Outside                        // farther from the flow's other bytes than any window
 	AfterEnd                       // came after its client had closed or reset
 	SampledOut                     // --sample has not chosen it
+	HTTPUnselected                 // the rules for HTTP do not select it, or nothing of the flow
+	HTTPUnparsed                   // no HTTP/1, where only that is copied
+	HTTPHeads                      // no room to hold the beginnings of requests
 	NumReasons       = iota
 )
 
@@ -68,6 +71,12 @@ func (r Reason) String() string {
 		return "after_end"
 	case SampledOut:
 		return "sampled_out"
+	case HTTPUnselected:
+		return "http_unselected"
+	case HTTPUnparsed:
+		return "http_unparsed"
+	case HTTPHeads:
+		return "http_heads"
 	}
 	return fmt.Sprintf("reason_%d", uint8(r))
 }

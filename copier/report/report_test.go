@@ -57,6 +57,8 @@ func full() *Summary {
 	l.Client.Sent = Count{60_000, 50_000_000}
 	l.Client.Retransmitted, l.Client.Duplicate = Count{80, 2000}, Count{4, 2000}
 	l.Client.Stored = Count{1, 1000}
+	l.Client.Rewritten = Rewritten{Count{2, 30}, Count{2, 30}}
+	l.HTTP = HTTP{5000, 300, 2}
 	l.Client.Prologue, l.Client.Injected = Count{1, 40}, Count{1, 1448}
 	l.Client.Dropped[Overload], l.Client.Dropped[CaptureHole] = Count{12, 12_000}, Count{3, 3000}
 	l.Client.Missing, l.Client.Conflicts, l.Client.Urgent = 1448, 1, 2
@@ -108,6 +110,7 @@ func TestCheckFindsEachCounter(t *testing.T) {
 		"Sessions.Established": true, "Copies.Established": true, "Copies.Absorbed": true, "BadReturns": true,
 		"Moved.Segments": true, "Moved.Bytes": true, "Stuck": true,
 		"Sessions.Reconnects": true, "Sessions.Resent": true,
+		"HTTP.Selected": true, "HTTP.LeftOut": true, "HTTP.Unparsed": true,
 	}
 	var walk func(path string, v reflect.Value, l *Ledger)
 	walk = func(path string, v reflect.Value, l *Ledger) {

@@ -67,7 +67,7 @@ func (s *Summary) Check() []string {
 func (l *Ledger) Losses() []Loss {
 	var out []Loss
 	for r := Reason(1); r < NumReasons; r++ {
-		if r == NeverEstablished || r == SampledOut {
+		if r == NeverEstablished || r == SampledOut || r == HTTPUnselected {
 			continue // the online server did not get it either, or it was not wanted
 		}
 		b, f := l.Client.Dropped[r].Bytes, l.Flows.Refused[r]+l.Flows.GivenUp[r]
@@ -106,11 +106,12 @@ func (l *Ledger) Losses() []Loss {
 // Copied returns which part of what clients sent (each byte once, those that the
 // capture is known to have missed too) has been delivered to the target; what is
 // under way counts neither as copied nor as lost, and what the online server never
-// accepted, or --sample did not choose, not at all. ok is false as long as there is nothing to speak of.
+// accepted, or nobody wanted, not at all. ok is false as long as there is nothing to speak of.
 func (l *Ledger) Copied() (delivered, of uint64, ok bool) {
 	c := &l.Client
 	of = c.Captured.Bytes + c.Prologue.Bytes + c.Missing - c.Retransmitted.Bytes - c.Duplicate.Bytes - c.Stored.Bytes - l.Sent.InFlight.Bytes -
-		c.Dropped[NeverEstablished].Bytes - c.Dropped[SampledOut].Bytes
+		c.Dropped[NeverEstablished].Bytes - c.Dropped[SampledOut].Bytes - c.Dropped[HTTPUnselected].Bytes +
+		c.Rewritten.Added.Bytes - c.Rewritten.Removed.Bytes
 	return l.Sent.Delivered.Bytes, of, of > 0
 }
 

@@ -60,6 +60,7 @@ func (s *Summary) AppendText(b []byte) []byte {
 	s.packets(p)
 	l.flows(p)
 	l.client(p)
+	l.http(p)
 	l.sessions(p)
 	l.copies(p)
 	s.answers(p)
@@ -108,7 +109,7 @@ func (l *Ledger) flows(p *page) {
 	}
 	p.some("  in their handshake", f.Pending, "")
 	p.some("  observed", f.Observed, "they began before the copier, and wait for a turn")
-	p.some("  waiting", f.Waiting, "no session can be opened now")
+	p.some("  waiting", f.Waiting, "without a session now")
 	for e := range Ending(NumEndings) {
 		p.some("    ended online: "+e.String(), f.Ended[e], "")
 	}
@@ -144,10 +145,23 @@ func (l *Ledger) client(p *page) {
 	for r := range Reason(NumReasons) {
 		p.someCount("  dropped: "+r.String(), c.Dropped[r])
 	}
+	p.someCount("  removed by rewriting", c.Rewritten.Removed)
+	p.someCount("  added by rewriting", c.Rewritten.Added)
 	p.some("never captured", c.Missing, "bytes, at least")
 	p.someCount("  of packets lost on purpose", c.Injected)
 	p.some("urgent", c.Urgent, "segments; the target gets it as ordinary bytes")
 	p.some("sent again with other bytes", c.Conflicts, "segments; the first ones were copied")
+}
+
+func (l *Ledger) http(p *page) {
+	h := &l.HTTP
+	if *h == (HTTP{}) {
+		return
+	}
+	p.title("HTTP requests")
+	p.number("selected", h.Selected, "")
+	p.number("left out", h.LeftOut, "")
+	p.some("no HTTP/1", h.Unparsed, "flows")
 }
 
 func (l *Ledger) sessions(p *page) {

@@ -34,7 +34,7 @@ var table = map[string][]string{
 	"responder": {
 		"internal/packet", "internal/flow", "tunnel", "tunnel/frame", "netstack", "responder/replay", "internal/ctl",
 	},
-	"cmd/copier":        {"copier", "copier/offline", "copier/report", "internal/cli", "internal/ctl", "tunnel"},
+	"cmd/copier":        {"copier", "copier/offline", "copier/report", "internal/cli", "internal/http1", "internal/ctl", "tunnel"},
 	"cmd/responder":     {"responder", "internal/cli", "internal/ctl", "tunnel"},
 	"internal/testnet":  {},
 	"internal/archtest": {},

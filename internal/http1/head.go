@@ -263,3 +263,9 @@ func endsChunked(b []byte) bool {
 		b = b[comma+1:]
 	}
 }
+
+// Head returns all of the head.
+func (r *Request) Head() []byte { return r.head }
+
+// Blank reports whether b holds empty lines only.
+func Blank(b []byte) bool { return blankLines(b) == len(b) }

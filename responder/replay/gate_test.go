@@ -248,6 +248,33 @@ func TestGate(t *testing.T) {
 		r.turn(100, "b")
 		r.want("Sending", "ab")
 	})
+	t.Run("turns of which it is not known what was seen", func(t *testing.T) {
+		unknown := func(r *rig, p string) {
+			r.s.Data(&frame.Data{Seen: SeenUnknown, Time: r.now, Payload: []byte(p)}, r.now)
+		}
+		r := connected(t, Config{})
+		r.turn(0, "a")
+		unknown(r, "b")
+		r.want("Holding", "a")
+		r.answer(5)
+		r.want("Holding", "a")
+		r.pass(2 * DefaultSettle)
+		r.want("Sending", "ab")
+		unknown(r, "c")
+		r.want("Holding", "ab")
+		r.answer(7)
+		r.pass(2 * DefaultSettle)
+		r.want("Sending", "abc")
+		r.turn(0, "d") // nothing was seen that is known of
+		r.want("Sending", "abcd")
+		r.turn(10, "e")
+		r.want("Holding", "abcd")
+		r.answer(10)
+		r.want("Sending", "abcde")
+		if r.s.heldMax != 0 {
+			t.Errorf("%d turns left because max-hold had passed", r.s.heldMax)
+		}
+	})
 	t.Run("adopted flow counts from its base", func(t *testing.T) {
 		r := newRig(t, Config{})
 		r.seen = 5000

@@ -152,7 +152,9 @@ func (s *Session) note(d *frame.Data) {
 	s.bound = s.bound || s.received == 0 && d.Seen > s.lastSeen // the server speaks first
 	if first := s.came.segments == 1 && s.received == 0; d.Seen > s.lastSeen || first && s.turns.len() == 0 {
 		s.turns.push(turn{start: s.received, seen: d.Seen})
-		s.lastSeen = max(s.lastSeen, d.Seen)
+		if d.Seen != SeenUnknown {
+			s.lastSeen = max(s.lastSeen, d.Seen)
+		}
 	}
 	s.marked = len(d.Payload) == 0
 	if s.marked {

@@ -45,7 +45,11 @@ type Report struct {
 		Dropped       map[string]Count `json:"dropped"`
 		Missing       uint64           `json:"missing_bytes"`
 		Prologue      Count            `json:"prologue"`
-		Injected      Count            `json:"injected"`
+		Rewritten     struct {
+			Added   Count `json:"added"`
+			Removed Count `json:"removed"`
+		} `json:"rewritten"`
+		Injected Count `json:"injected"`
 	} `json:"client"`
 	Sent struct {
 		Delivered  Count            `json:"delivered"`
@@ -87,6 +91,10 @@ type Report struct {
 		Turns     uint64 `json:"turns"`
 		HeldMax   uint64 `json:"held_max"`
 	} `json:"answers"`
+	HTTP struct {
+		Selected uint64 `json:"selected"`
+		LeftOut  uint64 `json:"left_out"`
+	} `json:"http"`
 	Lag map[string]uint64 `json:"lag_ns"` // nanoseconds from capture to the target: p50, p99, max
 }
 
@@ -145,7 +153,7 @@ func (r *Report) Check() []string {
 	same("packets captured", r.Packets.Captured, sum(r.Packets.By))
 	same("flows seen", f.Seen, f.Admitted+sum(f.Refused))
 	same("flows admitted and resumed", f.Admitted+sum(f.Resumed), sum(f.Ended)+sum(f.GivenUp))
-	counts("captured of clients", c.Captured, append(values(c.Dropped), c.Sent, c.Retransmitted, c.Duplicate)...)
+	counts("captured of clients, and added", sumCounts([]Count{c.Captured, c.Rewritten.Added}), append(values(c.Dropped), c.Sent, c.Retransmitted, c.Duplicate, c.Rewritten.Removed)...)
 	counts("sent", sumCounts([]Count{c.Sent, c.Prologue}), append(values(r.Sent.Dropped), r.Sent.Delivered, r.Sent.Gap, r.Sent.AfterClose, r.Sent.TunnelLost, r.Sent.AccountMissing)...)
 	same("sessions opened", s.Opened, sum(s.Closed)+s.Lost+s.AccountMissing)
 	same("sessions opened for flows admitted or resumed", s.Opened, f.Admitted+sum(f.Resumed))

@@ -1,0 +1,56 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/spf13/pflag"
+
+	"flowtwin/internal/http1"
+)
+
+// What becomes of bytes that are no HTTP/1.
+const (
+	onErrorDrop = "drop"
+	onErrorPass = "pass"
+)
+
+// httpFlags is what the command line says about requests of HTTP.
+type httpFlags struct {
+	config  http1.Config
+	onError string
+}
+
+func (h *httpFlags) add(fs *pflag.FlagSet) {
+	c := &h.config
+	fs.StringSliceVar(&c.Hosts, "http-host", nil, "copy only HTTP/1 requests for `HOST[,...]`, such as shop.example,*.cdn.example; of each of these kinds one must match")
+	fs.StringSliceVar(&c.NotHosts, "http-not-host", nil, "leave out requests for `HOST[,...]`")
+	fs.StringArrayVar(&c.Paths, "http-path", nil, "copy only requests with this `PATH`, without its query: /the/beginning, a /glob*of/all, or ~ and a regular expression; may be repeated")
+	fs.StringArrayVar(&c.NotPaths, "http-not-path", nil, "leave out requests with this `PATH`")
+	fs.StringSliceVar(&c.Methods, "http-method", nil, "copy only requests with `METHOD[,...]`")
+	fs.StringSliceVar(&c.NotMethods, "http-not-method", nil, "leave out requests with `METHOD[,...]`")
+	fs.StringArrayVar(&c.Headers, "http-header", nil, "copy only requests with the header `NAME[=VALUE]`; the value: all of it, a glob, or ~ and a regular expression; may be repeated")
+	fs.StringArrayVar(&c.NotHeaders, "http-not-header", nil, "leave out requests with the header `NAME[=VALUE]`")
+	fs.StringArrayVar(&c.SetHeaders, "http-set-header", nil, "set a header in each request that is copied, `'NAME: VALUE'`; may be repeated")
+	fs.StringVar(&c.SetHost, "http-set-host", "", "set the host that is asked, to `HOST[:PORT]`")
+	fs.StringArrayVar(&c.RewritePaths, "http-rewrite-path", nil, "change the path and query, `RE=TO`: what the regular expression matches first becomes TO, with $1 for its groups; of several, the first that matches")
+	fs.StringVar(&h.onError, "http-on-error", onErrorDrop, "with any of these, what is not HTTP/1, from there to the end of its connection: drop: not copied; pass: copied as it is")
+}
+
+// parse returns the rules, nil when none are given.
+func (h *httpFlags) parse(fs *pflag.FlagSet) (*http1.Rules, error) {
+	switch {
+	case h.onError != onErrorDrop && h.onError != onErrorPass:
+		return nil, fmt.Errorf("--http-on-error: %q is neither %s nor %s", h.onError, onErrorDrop, onErrorPass)
+	case !h.config.Empty():
+	case fs.Changed("http-on-error"):
+		return nil, errors.New("--http-on-error: says nothing without another --http-... flag")
+	default:
+		return nil, nil
+	}
+	rules, err := http1.Compile(h.config)
+	if err != nil {
+		return nil, fmt.Errorf("--http-%w", err)
+	}
+	return rules, nil
+}
