@@ -210,6 +210,9 @@ func (s *shard) admit(slot uint32, r *record) (report.Reason, bool) {
 		s.screen(r)
 		s.park(slot, r, report.HTTPUnselected)
 		return report.None, true
+	case s.orders.paused:
+		s.park(slot, r, report.Paused)
+		return report.None, true
 	case !s.up:
 		s.park(slot, r, report.TunnelDown)
 		return report.None, true

@@ -1,6 +1,7 @@
 package copier
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -37,6 +38,7 @@ type Config struct {
 	Midstream   string        // MidstreamAdopt or MidstreamSkip, "": the first
 	Replay      *Replay       // a recording in the place of live packets, or nil
 	Drain       time.Duration
+	Control     string // the path of the control socket, "" none
 	ReportFile  string // JSON ledger, "" none
 	Version     string
 	InjectLoss  float64 // share of the captured packets that is thrown away, for tests
@@ -45,6 +47,9 @@ type Config struct {
 	Out    io.Writer        // the final ledger
 	Status <-chan os.Signal // print a status line now
 	Ready  func()           // called when packets are captured and the responder has answered or was found silent
+
+	// ParseMaps reads maps that somebody adds by the control socket.
+	ParseMaps func(ctx context.Context, text string) ([]tunnel.Map, error)
 
 	// Of one of several targets.
 	name        string // "": there is only one
@@ -190,8 +195,10 @@ func (cfg *Config) capture() capture.Config {
 }
 
 // matches returns what the maps capture.
-func (cfg *Config) matches() (out []capture.Match) {
-	for _, m := range cfg.Maps {
+func (cfg *Config) matches() []capture.Match { return matches(cfg.Maps) }
+
+func matches(maps []tunnel.Map) (out []capture.Match) {
+	for _, m := range maps {
 		out = append(out, capture.Match{Addr: m.Server, Port: m.Port})
 	}
 	return out

@@ -19,7 +19,7 @@ func TestLimitCPUsKeepsTheShards(t *testing.T) {
 		{64, 9, 1, 9, 11},
 	} {
 		runtime.GOMAXPROCS(tt.cpus)
-		cfg, err := Config{Target: Target{Maps: testMaps().maps}, Shards: tt.shards, Connections: tt.connections}.LimitCPUs().populate()
+		cfg, err := Config{Target: Target{Maps: testMaps().list.Load().maps}, Shards: tt.shards, Connections: tt.connections}.LimitCPUs().populate()
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -166,7 +166,7 @@ func abortReason(r report.Reason) frame.AbortReason {
 		return frame.AbortIdle
 	case report.Replaced:
 		return frame.AbortReplaced
-	case report.Draining:
+	case report.Draining, report.Paused, report.MapRemoved:
 		return frame.AbortDrain
 	case report.Overload, report.ReorderFull:
 		return frame.AbortOverload

@@ -2,6 +2,7 @@ package copier
 
 import (
 	"net/netip"
+	"slices"
 	"sync/atomic"
 
 	"flowtwin/internal/packet"
@@ -9,27 +10,61 @@ import (
 )
 
 // A mapping tells which map a server's address falls under. A map with an
-// address goes before one for any local address. Shards read it; refresh and the
-// TLS marks are safe beside them.
+// address goes before one for any local address. Shards read it; refresh, the TLS
+// marks and changes are safe beside them.
 type mapping struct {
 	every bool // of a recording: any address may have been the server's
-	maps  []tunnel.Map
-	addrs []packet.Addr // of maps; zero for any
-	tls   []atomic.Bool // a TLS ClientHello was seen on the map
+	list  atomic.Pointer[mapList]
 	local atomic.Pointer[map[packet.Addr]bool]
+}
+
+// A mapList is all maps that there are, or were: flows know them by their index, so
+// that one that is removed keeps its place. It is replaced as a whole, never changed.
+type mapList struct {
+	maps  []tunnel.Map
+	addrs []packet.Addr  // of maps; zero for any
+	tls   []*atomic.Bool // a TLS ClientHello was seen on the map
+	gone  []bool         // no flow begins there
 }
 
 // newMapping returns a mapping; as long as refresh has not been called only
 // loopback addresses are local.
 func newMapping(maps []tunnel.Map) *mapping {
-	m := &mapping{maps: maps, addrs: make([]packet.Addr, len(maps)), tls: make([]atomic.Bool, len(maps))}
-	for i, x := range maps {
-		if x.Server.IsValid() {
-			m.addrs[i] = packet.AddrFrom(x.Server)
-		}
-	}
+	m := &mapping{}
+	m.list.Store((&mapList{}).with(maps))
 	m.local.Store(&map[packet.Addr]bool{})
 	return m
+}
+
+// with returns a list that has further maps.
+func (l *mapList) with(maps []tunnel.Map) *mapList {
+	n := &mapList{slices.Clone(l.maps), slices.Clone(l.addrs), slices.Clone(l.tls), slices.Clone(l.gone)}
+	for _, x := range maps {
+		var addr packet.Addr
+		if x.Server.IsValid() {
+			addr = packet.AddrFrom(x.Server)
+		}
+		n.maps, n.addrs = append(n.maps, x), append(n.addrs, addr)
+		n.tls, n.gone = append(n.tls, new(atomic.Bool)), append(n.gone, false)
+	}
+	return n
+}
+
+// marked returns a list in which map i is removed, or there again.
+func (l *mapList) marked(i int, gone bool) *mapList {
+	n := l.with(nil)
+	n.gone[i] = gone
+	return n
+}
+
+// present returns the maps that are not removed.
+func (l *mapList) present() (out []tunnel.Map) {
+	for i, m := range l.maps {
+		if !l.gone[i] {
+			out = append(out, m)
+		}
+	}
+	return out
 }
 
 // refresh takes over the host's addresses.
@@ -46,14 +81,15 @@ func (m *mapping) refresh(addrs []netip.Addr) {
 // this host opens to others included: only local addresses are servers here.
 func (m *mapping) find(addr packet.Addr, port uint16) (int, bool) {
 	anywhere := -1
-	for i := range m.maps {
-		if m.maps[i].Port != port {
+	l := m.list.Load()
+	for i := range l.maps {
+		if l.maps[i].Port != port || l.gone[i] {
 			continue
 		}
-		if m.addrs[i] == addr {
+		if l.addrs[i] == addr {
 			return i, true
 		}
-		if m.addrs[i] == (packet.Addr{}) && anywhere < 0 {
+		if l.addrs[i] == (packet.Addr{}) && anywhere < 0 {
 			anywhere = i
 		}
 	}
@@ -66,8 +102,8 @@ func (m *mapping) isLocal(addr packet.Addr) bool {
 
 // look notes whether the first bytes of a flow on map i are a TLS ClientHello.
 func (m *mapping) look(i int, b []byte) {
-	if isClientHello(b) && !m.tls[i].Load() {
-		m.tls[i].Store(true)
+	if tls := m.list.Load().tls[i]; isClientHello(b) && !tls.Load() {
+		tls.Store(true)
 	}
 }
 

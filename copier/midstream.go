@@ -145,7 +145,7 @@ func (r *record) observed(v *packet.View) {
 // adopt opens an observed flow at the responder, beginning with v. It reports false
 // when that cannot be now: there will be other turns.
 func (s *shard) adopt(slot uint32, r *record, p *capture.Packet, v *packet.View) bool {
-	if s.phase != phaseRunning || !s.up || s.lane.Room() < s.lane.Size()/2 || !s.sieve.takes(v.Payload) {
+	if s.phase != phaseRunning || !s.up || s.orders.paused || s.lane.Room() < s.lane.Size()/2 || !s.sieve.takes(v.Payload) {
 		return false
 	}
 	// seen counts from here on, behind the server's greeting.

@@ -15,6 +15,8 @@ type orders struct {
 	need  chan<- uint64
 
 	amount amount // of sessions, for connections that begin from now on
+	paused bool   // no connection has a session
+	maps   *mapList
 }
 
 // tell gives the shard other orders. Any goroutine.
@@ -30,6 +32,12 @@ func (s *shard) obey(o *orders) {
 	if !slices.Equal(o.adopt, before.adopt) {
 		s.forgo()
 	}
+	if o.paused && !before.paused {
+		s.pause()
+	}
+	if o.maps != nil && o.maps != before.maps {
+		s.unmap()
+	}
 	if o.need != nil {
 		o.need <- s.needs()
 	}
@@ -40,6 +48,30 @@ func (s *shard) forgo() {
 	for slot, r := range s.table.All() {
 		if t := s.table.Tuple(slot); r.state == stateObserved && !s.orders.adopt.Takes(&t.Client, t.ClientPort) {
 			s.refuse(slot, r, report.SampledOut)
+		}
+	}
+}
+
+// pause ends all sessions. Their flows wait for others.
+func (s *shard) pause() {
+	for slot, r := range s.table.All() {
+		if r.state.open() {
+			s.giveUp(slot, r, report.Paused)
+		}
+	}
+}
+
+// unmap gives up what is copied by maps that are removed.
+func (s *shard) unmap() {
+	for slot, r := range s.table.All() {
+		switch {
+		case r.state == stateFree || !s.orders.maps.gone[r.mapped]:
+		case r.state == stateSynSeen || r.state == stateObserved:
+			s.refuse(slot, r, report.MapRemoved)
+		case r.state == stateSettled:
+			s.retire(slot, r, report.MapRemoved)
+		case r.state.followed():
+			s.forsake(slot, r, report.MapRemoved)
 		}
 	}
 }

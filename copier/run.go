@@ -9,11 +9,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sync/errgroup"
 
 	"flowtwin/copier/capture"
+	"flowtwin/internal/ctl"
 	"flowtwin/tunnel"
 )
 
@@ -56,6 +59,16 @@ func Run(ctx context.Context, cfg Config) (err error) {
 		defer func() { err = errors.Join(err, c.close()) }()
 		f.copiers = append(f.copiers, c)
 	}
+	if cfg.Control == "" {
+		return f.run(ctx)
+	}
+	ctx, drain := context.WithCancel(ctx)
+	defer drain()
+	server, err := ctl.Listen(ctx, cfg.Control, f.table(drain), cfg.Log)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, server.Close()) }()
 	return f.run(ctx)
 }
 
@@ -89,7 +102,10 @@ type copier struct {
 	rings   []stater // of the shards
 	started time.Time
 
-	close func() error // of its packets' source
+	close    func() error  // of its packets' source
+	halt     chan struct{} // closed: do not wait for flows that live
+	halts    sync.Once
+	draining atomic.Bool
 
 	// Of a recording that is replayed, else not set.
 	player *player
@@ -101,7 +117,7 @@ type copier struct {
 
 func newCopier(cfg Config, maps *mapping, set selector, client client) *copier {
 	return &copier{
-		cfg: cfg, maps: maps, set: set, tunnel: client, started: time.Now(),
+		cfg: cfg, maps: maps, set: set, tunnel: client, started: time.Now(), halt: make(chan struct{}),
 		sampling: newSampling(cfg.first()), amount: newAmount(cfg.Copies, cfg.Jitter),
 	}
 }
@@ -130,6 +146,7 @@ type client interface {
 	Connect(ctx context.Context) error
 	Run(ctx context.Context) error
 	Finish(ctx context.Context) error
+	SetMaps(ctx context.Context, maps []tunnel.Map) error
 	Stats() tunnel.ClientStats
 }
 
@@ -215,12 +232,17 @@ func (c *copier) ask(p phase) {
 
 // drain lets the flows that live finish, as long as that may take.
 func (c *copier) drain(failed context.Context) {
+	c.draining.Store(true)
 	c.cfg.Log.Info("stopping: no new flows, waiting for the live ones", "drain", c.cfg.Drain)
 	c.ask(phaseDraining)
 	wait, cancel := context.WithTimeout(failed, c.cfg.Drain)
 	defer cancel()
 	for _, s := range c.shards {
-		await(wait, s.quiet)
+		select {
+		case <-s.quiet:
+		case <-wait.Done():
+		case <-c.halt:
+		}
 	}
 	c.finish(failed)
 }

@@ -29,6 +29,16 @@ type fakeClient struct {
 	run     func(ctx context.Context) error
 	finish  func(ctx context.Context) error
 	stats   tunnel.ClientStats
+
+	maps    []tunnel.Map // set last
+	mapsErr error
+}
+
+func (c *fakeClient) SetMaps(_ context.Context, maps []tunnel.Map) error {
+	if c.mapsErr == nil {
+		c.maps = maps
+	}
+	return c.mapsErr
 }
 
 func (c *fakeClient) Connect(ctx context.Context) error { return c.connect(ctx) }
@@ -116,7 +126,7 @@ func newRig(t *testing.T) *rig {
 	t.Helper()
 	r := &rig{ring: newFakeRing(), lane: newFakeLane(), client: newFakeClient(), status: make(chan os.Signal, 1)}
 	cfg := Config{
-		Target: Target{Maps: testMaps().maps}, Drain: 5 * time.Second, Shards: 1, Status: r.status,
+		Target: Target{Maps: testMaps().list.Load().maps}, Drain: 5 * time.Second, Shards: 1, Status: r.status,
 		Log: slog.New(slog.NewTextHandler(&r.log, nil)), Out: &r.out,
 		ReportFile: filepath.Join(t.TempDir(), "report.json"),
 	}
@@ -124,7 +134,7 @@ func newRig(t *testing.T) *rig {
 	if err != nil {
 		t.Fatal(err)
 	}
-	r.copier = &copier{cfg: cfg, maps: testMaps(), set: &r.set, sampling: newSampling(cfg.first()), tunnel: r.client, started: time.Now()}
+	r.copier = newCopier(cfg, testMaps(), &r.set, r.client)
 	r.shards = []*shard{newShard(r.ring, r.lane, r.maps, 1, func() time.Duration { return 0 })}
 	r.rings = []stater{r.ring}
 	return r
@@ -352,7 +362,7 @@ func TestTLSIsSaidOnce(t *testing.T) {
 }
 
 func TestConfigIsChecked(t *testing.T) {
-	good := Config{Target: Target{Maps: testMaps().maps}}
+	good := Config{Target: Target{Maps: testMaps().list.Load().maps}}
 	tests := []struct {
 		name   string
 		change func(*Config)

@@ -37,6 +37,7 @@ type sampling struct {
 	always flow.Share // the smallest so far
 	filter flow.Share // what the filter takes
 	manual bool       // somebody has set it: the ramp is over
+	paused bool
 }
 
 func newSampling(percent float64) sampling {
@@ -84,13 +85,16 @@ func (c *copier) sampled() float64 {
 // tellLocked gives the shards their orders; need gets an answer of each.
 func (c *copier) tellLocked(need chan<- uint64) {
 	for _, s := range c.shards {
-		s.tell(&orders{admit: c.cfg.choice(c.sampling.now), adopt: c.cfg.choice(c.sampling.always), need: need, amount: c.amount})
+		s.tell(&orders{
+			admit: c.cfg.choice(c.sampling.now), adopt: c.cfg.choice(c.sampling.always), need: need, amount: c.amount,
+			paused: c.sampling.paused, maps: c.maps.list.Load(),
+		})
 	}
 }
 
 // filterLocked gives the rings a filter that takes s.
 func (c *copier) filterLocked(s flow.Share) error {
-	if err := c.set.Select(c.cfg.matches(), c.cfg.choice(s)); err != nil {
+	if err := c.set.Select(matches(c.maps.list.Load().present()), c.cfg.choice(s)); err != nil {
 		return fmt.Errorf("sample: %w", err)
 	}
 	c.sampling.filter = s

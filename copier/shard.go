@@ -4,6 +4,7 @@ import (
 	"time"
 
 	"flowtwin/internal/flow"
+	"flowtwin/tunnel"
 )
 
 // Memory of a copier. A record costs about 320 bytes, index included, and only
@@ -25,7 +26,7 @@ func newShard(ring source, l lane, maps *mapping, n int, offset func() time.Dura
 		known: newMemory(maxFlows / n),
 
 		prologues: newPrologues(prologueBytes / n),
-		greetings: make([]uint32, len(maps.maps)),
+		greetings: make([]uint32, tunnel.MaxMaps),
 
 		offset: offset,
 		quiet:  make(chan struct{}, 1),

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"flowtwin/copier/report"
+	"flowtwin/tunnel"
 )
 
 // localEvery is how often the host's addresses are looked up again: a service
@@ -17,19 +18,24 @@ const localEvery = 2 * time.Second
 
 // tellStart says what is copied, from where, and through whom.
 func (c *copier) tellStart(interfaces []string) {
-	maps := make([]string, len(c.cfg.Maps))
-	for i, m := range c.cfg.Maps {
-		from := fmt.Sprintf("port %d of this host", m.Port)
-		if m.Server.IsValid() {
-			from = netip.AddrPortFrom(m.Server, m.Port).String()
-		}
-		maps[i] = fmt.Sprintf("%s to %v", from, m.Target)
-	}
 	responder := c.cfg.Server
 	if responder == "" {
 		responder = strings.Join(c.cfg.Invite.Addrs, ", ")
 	}
-	c.cfg.Log.Info("copying", "maps", strings.Join(maps, ", "), "interfaces", strings.Join(interfaces, ", "), "responder", responder)
+	c.cfg.Log.Info("copying", "maps", describeMaps(c.cfg.Maps), "interfaces", strings.Join(interfaces, ", "), "responder", responder)
+}
+
+// describeMaps names maps for people.
+func describeMaps(maps []tunnel.Map) string {
+	out := make([]string, len(maps))
+	for i, m := range maps {
+		from := fmt.Sprintf("port %d of this host", m.Port)
+		if m.Server.IsValid() {
+			from = netip.AddrPortFrom(m.Server, m.Port).String()
+		}
+		out[i] = fmt.Sprintf("%s to %v", from, m.Target)
+	}
+	return strings.Join(out, ", ")
 }
 
 // report prints the status now and then, and what is worth a line of its own.
@@ -38,7 +44,7 @@ func (c *copier) report(ctx context.Context) {
 	defer status.Stop()
 	local := time.NewTicker(localEvery)
 	defer local.Stop()
-	told := make([]bool, len(c.cfg.Maps))
+	told := make(map[tunnel.Map]bool)
 	for {
 		select {
 		case <-ctx.Done():
@@ -57,12 +63,13 @@ func (c *copier) report(ctx context.Context) {
 }
 
 // tellTLS says once per map that its clients speak TLS.
-func (c *copier) tellTLS(told []bool) {
-	for i := range told {
-		if !told[i] && c.maps.tls[i].Load() {
-			told[i] = true
+func (c *copier) tellTLS(told map[tunnel.Map]bool) {
+	list := c.maps.list.Load()
+	for i, m := range list.maps {
+		if !told[m] && list.tls[i].Load() {
+			told[m] = true
 			c.cfg.Log.Warn("clients speak TLS: it is copied, but the target cannot decrypt it, since its keys differ in each connection; copy behind the terminator",
-				"port", c.cfg.Maps[i].Port, "target", c.cfg.Maps[i].Target)
+				"port", m.Port, "target", m.Target)
 		}
 	}
 }
@@ -76,6 +83,7 @@ func (c *copier) summary() *report.Summary {
 		Target:    c.cfg.name,
 		Split:     c.cfg.splitName(),
 		Sample:    c.sampled(),
+		State:     c.state(),
 		Ended:     time.Now(),
 		Recording: c.recording(),
 		Tunnel: report.Tunnel{

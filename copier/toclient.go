@@ -198,7 +198,7 @@ func (s *shard) serverEnds(slot uint32, r *record, v *packet.View) {
 func (s *shard) strangeAnswer(v *packet.View) {
 	e := s.known.find(&s.tuple)
 	switch {
-	case e == nil:
+	case e == nil || e.drop == report.MapRemoved:
 		at, ok := s.maps.find(s.tuple.Server, s.tuple.ServerPort)
 		switch {
 		case !ok:

@@ -380,7 +380,7 @@ func (s *shard) stranger(v *packet.View) {
 		}
 	case e != nil && e.drop == report.None && v.PayloadLen == 0:
 		s.book.Packets.Late++
-	case e != nil && e.drop != report.None:
+	case e != nil && e.drop != report.None && e.drop != report.MapRemoved: // the map may be there again
 		s.refused(e.drop, v.PayloadLen)
 	default:
 		at, ok := s.maps.find(s.tuple.Server, s.tuple.ServerPort)

@@ -78,7 +78,7 @@ func (s *shard) goesOnLater(r *record, why report.Reason) bool {
 	switch why {
 	case report.CaptureHole, report.Truncated, report.ReorderFull:
 		return r.proto == protoHTTP1 || r.proto == protoRedis || r.proto == protoNew
-	case report.TunnelLost, report.Overload, report.SessionOver:
+	case report.TunnelLost, report.Overload, report.SessionOver, report.Paused:
 	default:
 		return false
 	}
@@ -142,7 +142,7 @@ func (s *shard) enters(r *record, seen uint64, payload []byte) entrance {
 // reports whether it has.
 func (s *shard) resume(slot uint32, r *record, seen uint64, time int64, payload []byte) bool {
 	from := s.enters(r, seen, payload)
-	if from == closed || s.phase != phaseRunning || !s.up || s.lane.Room() < s.lane.Size()/2 {
+	if from == closed || s.phase != phaseRunning || !s.up || s.orders.paused || s.lane.Room() < s.lane.Size()/2 {
 		return false
 	}
 	said, n := seen, r.pro.size // what the client had seen of the answers to its prologue

@@ -69,6 +69,7 @@ func (r *raw) flags() *pflag.FlagSet {
 	fs.StringVar(&c.Midstream, "midstream", copier.MidstreamAdopt, "connections that were open before: adopt: copied from their next request after an answer on; skip: not copied")
 	r.http.add(fs)
 	fs.DurationVar(&c.Drain, "drain", 5*time.Second, "how long live flows may go on after SIGINT or SIGTERM")
+	fs.StringVar(&c.Control, "control", "", "listen at the unix socket `PATH` for \"copier ctl\" (default: none)")
 	fs.StringVar(&c.ReportFile, "report", "", "write the final ledger as JSON to `FILE`")
 	fs.BoolVarP(&r.daemon, "daemon", "d", false, "run in the background")
 	fs.StringVarP(&r.logFile, "log", "l", "", "log to `FILE` (default: stderr)")
@@ -84,6 +85,7 @@ func (r *raw) flags() *pflag.FlagSet {
 // usage is what --help prints.
 func usage() string {
 	return `Usage: copier -x MAP -s HOST --invite-file FILE [flags]
+       copier ctl [--control PATH] OPERATION    tell a running copier something; "ctl help" lists what
 
 Copies what clients send to this server to a target, live, through the responder
 on the target host. Nothing on this host is changed; needs CAP_NET_RAW.

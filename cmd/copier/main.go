@@ -15,6 +15,8 @@ import (
 
 	"flowtwin/copier"
 	"flowtwin/internal/cli"
+	"flowtwin/internal/ctl"
+	"flowtwin/tunnel"
 )
 
 // version is set by the linker.
@@ -27,6 +29,9 @@ func main() {
 // run is main with its surroundings passed in; it returns the exit code: 2 for
 // arguments that make no sense, 1 for all other errors.
 func run(args []string, getenv func(string) string, stdout, stderr io.Writer) int {
+	if len(args) > 0 && args[0] == "ctl" {
+		return ctl.Main(context.Background(), "copier", args[1:], getenv, stdout, stderr)
+	}
 	opts, err := parseFlags(args, getenv, net.DefaultResolver)
 	switch {
 	case errors.Is(err, pflag.ErrHelp):
@@ -71,5 +76,8 @@ func start(opts options, getenv func(string) string, stdout io.Writer, ready fun
 	cfg := opts.config
 	cfg.Version, cfg.Log, cfg.Out, cfg.Status = version, log, stdout, status
 	cfg.Ready = func() { ready(nil) }
+	cfg.ParseMaps = func(ctx context.Context, text string) ([]tunnel.Map, error) {
+		return parseMaps(ctx, []string{text}, net.DefaultResolver)
+	}
 	return copier.Run(ctx, cfg)
 }

@@ -17,6 +17,7 @@ type document struct {
 	Ended    time.Time `json:"ended"`
 	Final    bool      `json:"final"`
 	Target   string    `json:"target,omitempty"` // which of several
+	State    string    `json:"state,omitempty"`  // copying, paused or draining
 	Split    string    `json:"split,omitempty"`  // which part of the clients, as 1/3
 	Headline string    `json:"headline"`
 
@@ -143,7 +144,7 @@ func (s *Summary) MarshalJSON() ([]byte, error) {
 	l := &s.Ledger
 	p := &l.Packets
 	d := document{
-		Version: s.Version, Started: s.Started.UTC(), Ended: s.Ended.UTC(), Final: s.Final, Target: s.Target, Split: s.Split,
+		Version: s.Version, Started: s.Started.UTC(), Ended: s.Ended.UTC(), Final: s.Final, Target: s.Target, State: s.State, Split: s.Split,
 		Headline: l.Headline(), SamplePercent: s.Sample, Sums: s.Check(), BadReturns: l.BadReturns,
 		Packets: packetsJSON{p.Captured, s.Kernel.Dropped, map[string]uint64{
 			"to_server": p.ToServer, "to_client": p.ToClient, "refused": p.Refused, "late": p.Late, "no_flow": p.NoFlow,

@@ -31,6 +31,8 @@ const (
 	HTTPUnselected                 // the rules for HTTP do not select it, or nothing of the flow
 	HTTPUnparsed                   // no HTTP/1, where only that is copied
 	HTTPHeads                      // no room to hold the beginnings of requests
+	Paused                         // somebody has paused the copier
+	MapRemoved                     // somebody has removed its map
 	NumReasons       = iota
 )
 
@@ -77,6 +79,10 @@ func (r Reason) String() string {
 		return "http_unparsed"
 	case HTTPHeads:
 		return "http_heads"
+	case Paused:
+		return "paused"
+	case MapRemoved:
+		return "map_removed"
 	}
 	return fmt.Sprintf("reason_%d", uint8(r))
 }

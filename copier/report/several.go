@@ -19,6 +19,9 @@ func AppendText(b []byte, sums []*Summary) []byte {
 	return b
 }
 
+// Several returns what --report writes of several targets, for JSON.
+func Several(sums []*Summary) any { return gather(sums) }
+
 // several is what --report writes of several targets: what is true of all of them,
 // and the ledger of each.
 type several struct {
@@ -29,8 +32,7 @@ type several struct {
 	Targets []*Summary `json:"targets"`
 }
 
-// Marshal returns the ledgers of several targets as --report writes them.
-func Marshal(sums []*Summary) ([]byte, error) {
+func gather(sums []*Summary) *several {
 	all := several{Final: true, Targets: sums}
 	for i, s := range sums {
 		all.Version = s.Version
@@ -42,13 +44,13 @@ func Marshal(sums []*Summary) ([]byte, error) {
 			all.Ended = s.Ended.UTC()
 		}
 	}
-	return json.MarshalIndent(&all, "", "  ")
+	return &all
 }
 
 // WriteFile writes the ledgers of several targets to file as JSON, as
 // [Summary.WriteFile] does one.
 func WriteFile(file string, sums []*Summary) error {
-	b, err := Marshal(sums)
+	b, err := json.MarshalIndent(gather(sums), "", "  ")
 	if err != nil {
 		return fmt.Errorf("report: %w", err)
 	}

@@ -14,6 +14,7 @@ type Summary struct {
 	Final   bool
 	Target  string  // which of several, or ""
 	Split   string  // which part of the clients goes there, as 1/3; "" all
+	State   string  // what it was told to do: copying, paused, draining
 	Sample  float64 // percent of the connections that are copied
 	Kernel  Kernel
 	Tunnel  Tunnel
@@ -175,6 +176,7 @@ func (s *Summary) Attrs() []any {
 	l := &s.Ledger
 	attrs := []any{
 		"copied", l.Headline(),
+		"state", s.State,
 		"sample_percent", s.Sample,
 		"packets", l.Packets.Captured,
 		"kernel_dropped", s.Kernel.Dropped,

@@ -8,7 +8,7 @@ const (
 	AbortCaptureHole AbortReason = 1 + iota // bytes are missing and will not come
 	AbortIdle                               // nothing was captured for the idle timeout
 	AbortReplaced                           // a new SYN on the same tuple
-	AbortDrain                              // the copier is shutting down
+	AbortDrain                              // the copier stops copying it: it ends, or was told to
 	AbortOverload                           // the lane's queue or a memory budget was full
 )
 
