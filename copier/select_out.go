@@ -227,6 +227,9 @@ func (s *shard) enterSession(slot uint32, r *record, c *cut) bool {
 	case s.phase != phaseRunning:
 		r.drop = report.Draining
 		return false
+	case s.orders.paused:
+		r.drop = report.Paused
+		return false
 	case !s.up:
 		r.drop = report.TunnelDown
 		return false
