@@ -138,6 +138,7 @@ func TestRecordingIsReplayedAsItWasCopiedLive(t *testing.T) {
 		{"as fast as the target answers", "", []string{"-i", file, "--pace=target"}, 1},
 		{"ten times as fast, cooked, zstd", "", []string{"-i", cooked + ".zst", "-a", "10"}, 1},
 		{"twice, gzip", "", []string{"-i", zipped, "--pace=target", "--loop", "2"}, 2},
+		{"each connection twice", "", []string{"-i", file, "--pace=target", "-n", "2", "--jitter", "200ms"}, 2},
 		{"from standard input", file, []string{"-i", "-", "--pace=target"}, 1},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -153,7 +154,7 @@ func TestRecordingIsReplayedAsItWasCopiedLive(t *testing.T) {
 			if diff := traffic.Compare(want, target.Log()); len(diff) > 0 {
 				t.Errorf("copied live and replayed differ:\n%s", traffic.Describe(diff))
 			}
-			if got, want := r.Sent.Delivered.Bytes, uint64(clients.Sent)*uint64(tt.loops); got != want {
+			if got, want := r.Sent.Delivered.Bytes+r.Copies.Delivered.Bytes, uint64(clients.Sent)*uint64(tt.loops); got != want {
 				t.Errorf("%d bytes delivered, want %d", got, want)
 			}
 			t.Logf("%+v", r.Packets)
