@@ -72,6 +72,8 @@ func (h *host) refuses(sessions int) frame.CloseHow {
 	switch {
 	case h.draining.Load():
 		return frame.ClosedDrain
+	case h.paused.Load():
+		return frame.ClosedPaused
 	case h.open.Load()+int64(sessions) > h.most: // other lanes' readers may pass it by a flow each
 		return frame.ClosedRejected
 	}

@@ -9,7 +9,8 @@ const (
 	whatFrames what = iota // nothing
 	whatBye                // the lane has no more frames
 	whatGone               // the lane's connection is gone: its sessions end
-	whatDrain              // all sessions of the shard end
+	whatDrain              // all sessions of the shard end, and none begins any more
+	whatStop               // the same, until told otherwise
 )
 
 // A batch carries frames from a lane's reader to a worker, which gives it back
@@ -20,7 +21,7 @@ type batch struct {
 	what   what
 	data   []byte
 	items  []item
-	done   chan struct{} // closed when whatDrain is carried out
+	done   chan struct{} // closed when whatDrain or whatStop is carried out
 }
 
 // An item is a frame; its body is data[at:at+len].

@@ -51,6 +51,7 @@ type Config struct {
 	Settle     time.Duration // 0: DefaultSettle
 	MaxHold    time.Duration // 0: DefaultMaxHold
 	Drain      time.Duration
+	Control    string // path of the control socket, "" none
 	ReportFile string // final summary as JSON, "" none
 	Version    string
 

@@ -55,6 +55,8 @@ type host struct {
 	open     atomic.Int64 // sessions, those that were refused not counted
 	most     int64
 	draining atomic.Bool
+	paused   atomic.Bool // no flows are taken
+	stopped  atomic.Bool // and no sessions begun
 	// What may be taken of new flows in a second; copies count as connections.
 	connections, bytes rate
 	received           tally // client data that lanes brought

@@ -23,6 +23,11 @@ func (r *server) run(p peer) {
 	lanes := make([]*lane, hello.Lanes)
 	for i := range lanes {
 		lanes[i] = newLane(r.host, p.Lane(i), ts)
+	}
+	r.mu.Lock()
+	r.peers[p].lanes = lanes
+	r.mu.Unlock()
+	for i := range lanes {
 		readers.Go(func() {
 			if err := lanes[i].run(p.Context().Done()); err != nil {
 				log.Warn("copier is disconnected", "err", err)

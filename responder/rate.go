@@ -34,6 +34,13 @@ func (r *rate) set(per float64, now time.Time) {
 	r.level = r.most()
 }
 
+// get returns the rate.
+func (r *rate) get() float64 {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.per
+}
+
 // most is what the bucket holds.
 func (r *rate) most() float64 { return max(r.per*rateBurst.Seconds(), 1) }
 

@@ -11,6 +11,7 @@ import (
 	"sync"
 	"time"
 
+	"flowtwin/internal/ctl"
 	"flowtwin/netstack"
 	"flowtwin/tunnel"
 )
@@ -73,6 +74,12 @@ func Run(ctx context.Context, cfg Config) (err error) {
 	defer func() { err = errors.Join(err, stackNet.Close()) }()
 	r := newServer(cfg, realNet{stackNet})
 
+	ctx, quit := context.WithCancel(ctx)
+	defer quit()
+	defer func() { err = errors.Join(err, r.deafen()) }()
+	if err := r.listen(ctx, quit); err != nil {
+		return err
+	}
 	if cfg.InviteFile != "" {
 		if err := writeInvite(cfg.InviteFile, id.Invite(addrs, expires)); err != nil {
 			return err
@@ -130,51 +137,6 @@ func openNet(cfg *Config) (*netstack.Net, error) {
 	return n, nil
 }
 
-// startWait bounds how long a copier waits for a responder that is starting: less
-// than its handshake may take.
-const startWait = 3 * time.Second
-
-// targetCheck decides about copiers' maps. Copiers that come back to a responder
-// that is just starting wait: a refusal would end them.
-type targetCheck struct {
-	ready chan struct{}
-	ended chan struct{}
-	net   network // set before ready is closed
-}
-
-func newTargetCheck() *targetCheck {
-	return &targetCheck{ready: make(chan struct{}), ended: make(chan struct{})}
-}
-
-// begin says that everything is there, end that nobody need wait any longer.
-func (c *targetCheck) begin(n network) { c.net = n; close(c.ready) }
-func (c *targetCheck) end()            { close(c.ended) }
-
-func (c *targetCheck) accept(h tunnel.Hello, rules []Rule) error {
-	timeout := time.NewTimer(startWait)
-	defer timeout.Stop()
-	select {
-	case <-c.ready:
-	case <-c.ended:
-		return errors.New("the responder stops")
-	case <-timeout.C:
-		return errors.New("the responder is still starting")
-	}
-	local, err := localAddrs() // anew: addresses come and go
-	if err != nil {
-		return err
-	}
-	for _, m := range h.Maps {
-		if err := allowed(m.Target, rules, local); err != nil {
-			return err
-		}
-		if err := c.net.CheckTarget(m.Target); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
 // A peer is what the responder needs of tunnel.Peer.
 type peer interface {
 	Hello() tunnel.Hello
@@ -213,16 +175,23 @@ type server struct {
 	host    *host
 	stop    chan struct{} // ends the workers
 	workers sync.WaitGroup
+	control *ctl.Server // nil: none
 
 	mu    sync.Mutex
-	peers map[peer]struct{}
+	peers map[peer]*attached
 	left  sync.WaitGroup // of peers
+}
+
+// attached is a copier that is connected.
+type attached struct {
+	since time.Time
+	lanes []*lane
 }
 
 // newServer starts the workers.
 func newServer(cfg Config, n network) *server {
 	r := &server{
-		cfg: cfg, log: cfg.Log, net: n, stop: make(chan struct{}), peers: make(map[peer]struct{}),
+		cfg: cfg, log: cfg.Log, net: n, stop: make(chan struct{}), peers: make(map[peer]*attached),
 		host: &host{
 			net: n, most: int64(cfg.Sessions), clientRTT: cfg.Line.Leased,
 			watches: watches{log: cfg.Log, iface: n.Name()},
@@ -264,6 +233,7 @@ func (r *server) serve(ctx context.Context, accept func(context.Context) (peer, 
 	turning.Wait()
 	stopStatus()
 	status.Wait()
+	err = errors.Join(err, r.deafen()) // operations need the workers
 	close(r.stop)
 	r.workers.Wait()
 	return errors.Join(err, r.report())
@@ -286,7 +256,7 @@ const stopping = "responder stops"
 // begin serves p on goroutines of its own.
 func (r *server) begin(p peer) {
 	r.mu.Lock()
-	r.peers[p] = struct{}{}
+	r.peers[p] = &attached{since: time.Now()}
 	r.mu.Unlock()
 	r.left.Go(func() {
 		r.run(p)

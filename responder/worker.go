@@ -158,10 +158,10 @@ func (w *worker) take(b *batch) {
 		w.touch(st)
 	case whatDrain:
 		w.drained = true
-		for st := range w.strands {
-			w.cut(st, frame.ClosedDrain)
-		}
-		w.flush()
+		w.cutAll(frame.ClosedDrain)
+		close(b.done)
+	case whatStop:
+		w.cutAll(frame.ClosedPaused)
 		close(b.done)
 	}
 	b.release()
@@ -182,9 +182,13 @@ func (w *worker) start(s *session) {
 
 // dial begins the session's connection, or refuses it.
 func (w *worker) dial(s *session) {
-	if w.drained {
-		w.replay.Refuse(&s.Session, frame.ClosedDrain)
-		s.Cut(frame.ClosedDrain, w.now) // nobody waits for its client's end
+	if h := s.strand.lane.host; w.drained || h.stopped.Load() {
+		how := frame.ClosedDrain
+		if !w.drained {
+			how = frame.ClosedPaused
+		}
+		w.replay.Refuse(&s.Session, how)
+		s.Cut(how, w.now) // nobody waits for its client's end
 		return
 	}
 	if s.refused == 0 {
@@ -204,6 +208,14 @@ func (w *worker) dial(s *session) {
 		w.book.DialErrors++
 	}
 	w.replay.Refuse(&s.Session, s.refused)
+}
+
+// cutAll ends all sessions.
+func (w *worker) cutAll(how frame.CloseHow) {
+	for st := range w.strands {
+		w.cut(st, how)
+	}
+	w.flush()
 }
 
 // cut ends all sessions of a strand.

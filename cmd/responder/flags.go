@@ -65,6 +65,7 @@ func (r *raw) flags() *pflag.FlagSet {
 	fs.DurationVar(&c.Settle, "settle", responder.DefaultSettle, "an answer of other length than online is over when the target has been quiet for so long")
 	fs.StringVar(&r.closes, "on-target-close", "reconnect", "when the target closes and its client goes on: reconnect, from the client's next request on; or end")
 	fs.DurationVar(&c.Drain, "drain", 5*time.Second, "how long sessions may go on after SIGINT or SIGTERM")
+	fs.StringVar(&c.Control, "control", "", "take orders at the unix socket `PATH`; see responder ctl --control PATH help")
 	fs.StringVar(&c.ReportFile, "report", "", "write the final summary as JSON to `FILE`")
 	fs.BoolVarP(&r.daemon, "daemon", "d", false, "run in the background")
 	fs.StringVarP(&r.logFile, "log", "l", "", "log to `FILE` (default: stderr)")

@@ -12,6 +12,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"flowtwin/internal/cli"
+	"flowtwin/internal/ctl"
 	"flowtwin/responder"
 )
 
@@ -25,6 +26,9 @@ func main() {
 // run is main with its surroundings passed in; it returns the exit code: 2 for
 // arguments that make no sense, 1 for all other errors.
 func run(args []string, stdout, stderr io.Writer) int {
+	if len(args) > 0 && args[0] == "ctl" {
+		return ctl.Main(context.Background(), "responder", args[1:], os.Getenv, stdout, stderr)
+	}
 	opts, err := parseFlags(args)
 	switch {
 	case errors.Is(err, pflag.ErrHelp):

@@ -1,0 +1,153 @@
+package responder
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strconv"
+	"time"
+
+	"flowtwin/internal/ctl"
+)
+
+// Status is what the operation status says.
+type Status struct {
+	Summary
+
+	Paused          bool    // no sessions are taken
+	RateConnections float64 // by the second, 0: no limit
+	RateBytes       float64
+	Connected       []CopierStatus
+}
+
+// A CopierStatus is what one copier has, and has had since it connected.
+type CopierStatus struct {
+	Name, Remote string
+	Connected    time.Time
+	Sessions     int64 // now, copies not counted
+	Delivered    uint64
+	Absorbed     uint64
+	Copies       CopyBook
+}
+
+// listen opens the control socket, if there is to be one. quit ends the responder.
+func (r *server) listen(ctx context.Context, quit func()) (err error) {
+	if r.cfg.Control != "" {
+		r.control, err = ctl.Listen(ctx, r.cfg.Control, r.table(quit), r.log)
+	}
+	return err
+}
+
+// deafen closes it. It may be called again.
+func (r *server) deafen() error {
+	if r.control == nil {
+		return nil
+	}
+	return r.control.Close()
+}
+
+// table is what the responder can be asked and told while it runs.
+func (r *server) table(quit func()) ctl.Table {
+	say := func(text string) (any, error) { return text, nil }
+	return ctl.Table{
+		"status": {Help: "counters, copiers and limits, as JSON", Reads: true, Do: func(context.Context, []string) (any, error) {
+			return r.state(), nil
+		}},
+		"pause": {Help: "refuse flows that begin from now on; sessions go on", Do: func(context.Context, []string) (any, error) {
+			r.host.paused.Store(true)
+			return say("flows that begin from now on are refused")
+		}},
+		"resume": {Help: "take flows again, after pause or stop", Do: func(context.Context, []string) (any, error) {
+			r.host.stopped.Store(false)
+			r.host.paused.Store(false)
+			return say("flows that begin from now on are replayed")
+		}},
+		"stop": {Help: "the kill switch: end all sessions at once and refuse all flows, until resume", Do: func(ctx context.Context, _ []string) (any, error) {
+			n, err := r.cutAll(ctx)
+			if err != nil {
+				return nil, err
+			}
+			return say(fmt.Sprintf("%d sessions are ended, and flows refused", n))
+		}},
+		"drain": {Help: "take no more flows, let sessions finish for --drain, and end, as with SIGTERM", Do: func(context.Context, []string) (any, error) {
+			quit()
+			return say("the responder ends when its sessions have")
+		}},
+		"rate": {Args: "connections|bytes N|off", Help: "refuse whole flows beyond so much a second", Min: 2, Do: func(_ context.Context, args []string) (any, error) {
+			return r.limit(args[0], args[1])
+		}},
+	}
+}
+
+// limit changes a rate.
+func (r *server) limit(what, per string) (any, error) {
+	to := map[string]*rate{"connections": &r.host.connections, "bytes": &r.host.bytes}[what]
+	if to == nil {
+		return nil, fmt.Errorf("%q is neither connections nor bytes", what)
+	}
+	if per == "off" {
+		to.set(0, time.Now())
+		return what + ": no limit", nil
+	}
+	n, err := ParseRate(per)
+	if err != nil {
+		return nil, err
+	}
+	to.set(n, time.Now())
+	return fmt.Sprintf("%s: %s a second", what, strconv.FormatFloat(n, 'f', -1, 64)), nil
+}
+
+var errEnding = errors.New("the responder ends")
+
+// cutAll refuses flows and ends all sessions, also those that were admitted a moment
+// before. It returns how many there were.
+func (r *server) cutAll(ctx context.Context) (int64, error) {
+	r.host.paused.Store(true)
+	r.host.stopped.Store(true)
+	n := r.host.open.Load()
+	for _, w := range r.host.workers {
+		b := r.host.newBatch(nil)
+		b.what, b.done = whatStop, make(chan struct{})
+		done := b.done
+		select {
+		case w.batches <- b:
+		case <-ctx.Done():
+			return 0, errEnding
+		}
+		select {
+		case <-done:
+		case <-ctx.Done():
+			return 0, errEnding
+		}
+	}
+	return n, nil
+}
+
+// state returns the state of everything.
+func (r *server) state() *Status {
+	s := &Status{
+		Summary: r.summary(), Paused: r.host.paused.Load(),
+		RateConnections: r.host.connections.get(), RateBytes: r.host.bytes.get(),
+	}
+	r.mu.Lock()
+	for p, c := range r.peers {
+		h := p.Hello()
+		cs := CopierStatus{Name: h.Name, Remote: h.Remote.String(), Connected: c.since}
+		for _, l := range c.lanes {
+			l.mu.Lock()
+			cs.Sessions += l.sessions.Load()
+			cs.Delivered += l.moved.delivered
+			cs.Absorbed += l.moved.absorbed
+			cs.Copies.add(&l.copies)
+			l.mu.Unlock()
+		}
+		s.Connected = append(s.Connected, cs)
+	}
+	r.mu.Unlock()
+	slices.SortFunc(s.Connected, func(a, b CopierStatus) int {
+		return cmp.Or(a.Connected.Compare(b.Connected), cmp.Compare(a.Remote, b.Remote))
+	})
+	return s
+}
