@@ -23,17 +23,7 @@ func Run(ctx context.Context, cfg Config) (err error) {
 	if err != nil {
 		return err
 	}
-	local, err := localAddrs()
-	if err != nil {
-		return err
-	}
-	if err := checkRules(cfg.Allow, local); err != nil {
-		return err
-	}
-	if err := checkReport(cfg.ReportFile); err != nil {
-		return err
-	}
-	if err := checkPrivilege(); err != nil {
+	if err := checkFirst(&cfg); err != nil {
 		return err
 	}
 	id, fellBack, err := loadIdentity(cfg.StateDir)
@@ -98,6 +88,21 @@ func Run(ctx context.Context, cfg Config) (err error) {
 		}
 		return &realPeer{p, func(maps []tunnel.Map) error { return check.accept(tunnel.Hello{Maps: maps}, cfg.Allow) }}, nil
 	})
+}
+
+// checkFirst is what can be known before anything is touched.
+func checkFirst(cfg *Config) error {
+	local, err := localAddrs()
+	if err != nil {
+		return err
+	}
+	if err := checkRules(cfg.Allow, local); err != nil {
+		return err
+	}
+	if err := checkReport(cfg.ReportFile); err != nil {
+		return err
+	}
+	return checkPrivilege()
 }
 
 // checkRules refuses rules that can never allow anything: a typing error is better
