@@ -40,7 +40,7 @@ func (s *shard) cutAll() {
 // cut ends one flow that is open.
 func (s *shard) cut(slot uint32, r *record) {
 	gap, waits := r.asm.Gap(s.store)
-	if r.guess == guessReset || r.guess == guessFin && !waits {
+	if r.guess == guessReset || r.guess == guessHole || r.guess == guessFin && !waits {
 		s.resolve(slot, r)
 	}
 	if !r.state.open() {

@@ -16,6 +16,7 @@ type mapping struct {
 	every bool // of a recording: any address may have been the server's
 	list  atomic.Pointer[mapList]
 	local atomic.Pointer[map[packet.Addr]bool]
+	known atomic.Bool // local is the host's
 }
 
 // A mapList is all maps that there are, or were: flows know them by their index, so
@@ -74,6 +75,14 @@ func (m *mapping) refresh(addrs []netip.Addr) {
 		local[packet.AddrFrom(a)] = true
 	}
 	m.local.Store(&local)
+	m.known.Store(true)
+}
+
+// afar reports whether the server of map i is known to be none of this host's
+// addresses.
+func (m *mapping) afar(i int) bool {
+	addr := m.list.Load().addrs[i]
+	return addr != packet.Addr{} && m.known.Load() && !m.every && !m.isLocal(addr)
 }
 
 // find returns the index of the map for a server's address. The filter lets the

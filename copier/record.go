@@ -83,7 +83,7 @@ type record struct {
 	fin              packet.Seq // the client's FIN, in finHeld; in observed see midstream.go
 	serverFin        packet.Seq // valid if the server has closed
 	edge             packet.Seq // behind the server's window, if windowed
-	rst              packet.Seq // of the client's reset, in guessReset
+	rst              packet.Seq // of the client's reset, in guessReset; what the server has, in guessHole
 
 	claim claim
 	doubt int64 // shard.clock when the guess was made
@@ -144,13 +144,14 @@ func (r *record) defended() bool {
 	return r.state.followed() || r.state == stateObserved || r.state == stateSynSeen && r.synAck != 0
 }
 
-// guess is an end of the client that is likely, and waits to be confirmed.
+// guess is an end of the flow that is likely, and waits to be confirmed.
 type guess uint8
 
 const (
 	guessNone  guess = iota
 	guessFin         // the server acknowledged one byte that was not captured: a FIN, most likely
 	guessReset       // a reset was captured ahead of what was before it
+	guessHole        // the server, which is elsewhere, acknowledged bytes that were not captured
 )
 
 // maxWindow is the largest window that a server can offer (RFC 7323, 2.3): what

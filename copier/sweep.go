@@ -19,6 +19,9 @@ type limits struct {
 	reorder, blind time.Duration
 	// quiet is how long nothing may speak against a guess.
 	quiet time.Duration
+	// late is how long a client's bytes may come behind a server's ACK of them, where
+	// the two come from a mirror.
+	late time.Duration
 	// idle is how long a flow may show nothing at all. Connections may be idle for
 	// long and alive; the kernels' own keep-alive asks after 2 hours, and its
 	// probes are captured like everything else.
@@ -29,7 +32,7 @@ type limits struct {
 }
 
 func defaultLimits() limits {
-	return limits{handshake: 75 * time.Second, reorder: 130 * time.Second, blind: 2 * time.Second, quiet: 3 * time.Second, idle: 2*time.Hour + 10*time.Minute, closed: 3 * time.Minute}
+	return limits{handshake: 75 * time.Second, reorder: 130 * time.Second, blind: 2 * time.Second, quiet: 3 * time.Second, late: 300 * time.Millisecond, idle: 2*time.Hour + 10*time.Minute, closed: 3 * time.Minute}
 }
 
 // sweepLeast is how many slots a sweep looks at, at least; a tenth of all
@@ -95,6 +98,8 @@ func (s *shard) inspectOpen(slot uint32, r *record, still time.Duration) {
 	since, waits := r.asm.Oldest(s.store)
 	switch {
 	case s.behind:
+	case r.guess == guessHole && time.Duration(s.clock-r.doubt) > s.limit.late:
+		s.resolve(slot, r)
 	case r.guess != guessNone && time.Duration(s.clock-r.doubt) > s.limit.quiet:
 		s.resolve(slot, r)
 	case waits && time.Duration(s.clock-since) > wait:

@@ -119,13 +119,20 @@ func (s *shard) serverHandshake(slot uint32, r *record, p *capture.Packet, v *pa
 }
 
 // passed handles that the server has missing bytes which were not captured. One
-// byte with nothing behind it is most likely the client's FIN.
+// byte with nothing behind it is most likely the client's FIN. Of a server elsewhere
+// they may still come: a mirror port's two directions go through different queues.
 func (s *shard) passed(slot uint32, r *record, missing int) {
 	_, stored := r.asm.Gap(s.store)
+	data, afar := missing > 1 || stored || r.state == stateFinHeld, s.maps.afar(int(r.mapped))
 	switch {
-	case missing > 1 || stored || r.state == stateFinHeld:
+	case data && afar:
+		if r.guess != guessHole {
+			r.guess, r.doubt = guessHole, s.clock
+		}
+		r.rst = r.asm.Next().Add(missing)
+	case data:
 		s.hole(slot, r, missing)
-	case r.serverClosed():
+	case r.serverClosed() && !afar:
 		s.sendFin(slot, r)
 	case r.guess == guessNone:
 		r.guess, r.doubt = guessFin, s.clock

@@ -112,8 +112,12 @@ func (s *shard) assemble(slot uint32, r *record, p *capture.Packet, v *packet.Vi
 	fresh, verdict := s.add(slot, r, p, seq, v.Payload)
 	switch verdict {
 	case flow.InOrder:
-		if r.guess == guessFin {
+		switch r.guess {
+		case guessFin:
 			r.guess = guessNone // it was this
+		case guessHole:
+			r.doubt = s.clock // the rest may come, too
+		case guessNone, guessReset:
 		}
 		s.exact = len(fresh) == n
 		return s.send(slot, r, r.seen, p.Time, fresh) && s.release(slot, r)
@@ -315,6 +319,11 @@ func (s *shard) resolve(slot uint32, r *record) {
 			s.book.Client.Missing += uint64(gap)
 		}
 		s.reset(slot, r)
+	case r.guess == guessHole:
+		r.guess = guessNone
+		if missing := r.rst.Diff(r.asm.Next()); missing > 0 {
+			s.hole(slot, r, missing)
+		}
 	case stored:
 		s.hole(slot, r, gap)
 	default:

@@ -23,6 +23,7 @@ type feed struct {
 	plain  bool   // without the link header
 	tag    bool   // with a VLAN tag
 	cut    int    // frames are cut to so many bytes, 0 not
+	cross  bool   // what the server sends overtakes what its client sent before
 	send   net.Conn
 
 	fd      int
@@ -69,20 +70,36 @@ func (f *feed) start(t *testing.T, router *testnet.NS, network, address string) 
 
 func (f *feed) run() {
 	defer close(f.done)
-	buf := make([]byte, 1<<16)
+	buf, held := make([]byte, 1<<16), []byte(nil)
 	for !f.stopped.Load() {
 		n, from, err := unix.Recvfrom(f.fd, buf, 0)
-		if err != nil {
-			continue // nothing came
+		if err != nil { // nothing came
+			held = f.forward(held)
+			continue
 		}
 		at, ok := from.(*unix.SockaddrLinklayer)
 		if !ok || at.Pkttype == unix.PACKET_OUTGOING || at.Ifindex != f.links[0] && at.Ifindex != f.links[1] {
 			continue
 		}
-		if _, err := f.send.Write(f.wrap(buf[:n])); err != nil {
+		frame := f.wrap(buf[:n])
+		if f.cross && at.Ifindex == f.links[0] {
+			f.forward(held)
+			held = frame
+			continue
+		}
+		f.forward(frame)
+		held = f.forward(held)
+	}
+}
+
+// forward sends a frame, if there is one.
+func (f *feed) forward(frame []byte) []byte {
+	if frame != nil {
+		if _, err := f.send.Write(frame); err != nil {
 			f.refused.Add(1)
 		}
 	}
+	return nil
 }
 
 // wrap returns the frame as it goes to the monitor.
@@ -142,6 +159,10 @@ func TestMirrorFeeds(t *testing.T) {
 		"VXLAN": {
 			"vxlan", "udp", monitorAddr + ":4789",
 			&feed{header: packettest.VXLANHeader(9)}, testnet.OnlineAddr + ":80", testnet.ClientAddr,
+		},
+		"VXLAN, directions cross": {
+			"vxlan", "udp", monitorAddr + ":4789",
+			&feed{header: packettest.VXLANHeader(9), cross: true}, testnet.OnlineAddr + ":80", testnet.ClientAddr,
 		},
 		"VXLAN, tagged, IPv6": {
 			"vxlan,gre", "udp", monitorAddr + ":4789",
