@@ -8,50 +8,6 @@ import (
 	"flowtwin/tunnel/frame"
 )
 
-// claimed notes the SYN of another connection on the tuple of the flow in slot,
-// and reports false when nothing speaks against it at once.
-func (s *shard) claimed(slot uint32, p *capture.Packet, v *packet.View) bool {
-	r := s.table.At(slot)
-	if r.iss == v.Seq || !r.defended() {
-		return false
-	}
-	r.claim = claimFrom(p, v)
-	s.book.Packets.ToServer++
-	if v.PayloadLen > 0 {
-		s.book.Client.Captured.Add(v.PayloadLen)
-		s.drop(report.NeverEstablished, v.PayloadLen)
-	}
-	return true
-}
-
-// claimant returns the flow that a client's packet on a tuple belongs to, which is
-// a new one when the packet follows a claim and the server's packets, which would
-// tell, are not captured.
-func (s *shard) claimant(slot uint32, v *packet.View) (uint32, bool) {
-	r := s.table.At(slot)
-	if !r.claim.made || r.heard || v.Flags&(packet.ACK|packet.RST) != packet.ACK || v.Seq != r.claim.iss.Add(1) {
-		return slot, true
-	}
-	return s.succeed(slot, r.claim)
-}
-
-// accepted returns the flow that a server's SYN-ACK belongs to, which is a new one
-// when it accepts a claim.
-func (s *shard) accepted(slot uint32, v *packet.View) (uint32, bool) {
-	r := s.table.At(slot)
-	// The data in a SYN may be acknowledged with it.
-	if d := v.Ack.Diff(r.claim.iss.Add(1)); !r.claim.made || d < 0 || d > 1<<16 || v.Ack == r.iss.Add(1) {
-		return slot, true
-	}
-	return s.succeed(slot, r.claim)
-}
-
-// succeed puts the claim's flow in the place of the one in slot.
-func (s *shard) succeed(slot uint32, c claim) (uint32, bool) {
-	s.replace(slot)
-	return s.meet(&c)
-}
-
 // syn handles a client's SYN, whose tuple the table knows as slot if linked. It
 // returns the flow that the packet belongs to, or false when that is refused.
 func (s *shard) syn(slot uint32, linked bool, p *capture.Packet, v *packet.View) (uint32, bool) {
@@ -113,6 +69,9 @@ func (s *shard) insert() (uint32, bool) {
 	if s.table.Len() == s.table.Max() && s.observed.first != 0 {
 		s.unobserve()
 	}
+	if s.table.Len() == s.table.Max() && s.parting.first != 0 {
+		s.hurry() // for those that come soon
+	}
 	return s.table.Insert(&s.tuple)
 }
 
@@ -173,7 +132,7 @@ func (s *shard) synData(slot uint32, r *record, p *capture.Packet, v *packet.Vie
 	case !v.Whole():
 		s.drop(report.Truncated, v.PayloadLen)
 	default:
-		if _, verdict := s.add(slot, r, p, r.iss.Add(1), v.Payload); verdict == flow.StoreFull {
+		if _, verdict := s.add(slot, r, &r.asm, p, r.iss.Add(1), v.Payload); verdict == flow.StoreFull {
 			s.drop(report.ReorderFull, v.PayloadLen)
 		}
 	}
@@ -246,6 +205,7 @@ func (s *shard) admit(slot uint32, r *record) (report.Reason, bool) {
 // refuse ends a flow that was not opened, and returns why.
 func (s *shard) refuse(slot uint32, r *record, why report.Reason) report.Reason {
 	s.discard(r, why)
+	s.unclaim(r)
 	if r.state == stateObserved {
 		s.remove(&s.observed, slot)
 		s.book.Flows.Observed--

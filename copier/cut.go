@@ -30,7 +30,9 @@ func (s *shard) cutAll() {
 			s.cut(slot, r)
 		}
 		if r.state != stateFree {
-			r.state = stateEnded
+			if r.state != stateEnded {
+				s.await(slot, r)
+			}
 			s.table.Unlink(slot)
 		}
 	}
@@ -59,6 +61,6 @@ func (s *shard) cut(slot uint32, r *record) {
 	}
 	if r.state.open() {
 		r.ending = report.RecordingOver
-		s.end(r)
+		s.end(slot, r)
 	}
 }

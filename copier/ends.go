@@ -7,12 +7,34 @@ import (
 
 // end ends a flow that is over online and of which the responder knows all it is
 // going to; its account is awaited.
-func (s *shard) end(r *record) {
+func (s *shard) end(slot uint32, r *record) {
 	s.discard(r, report.CaptureHole)
 	s.unscreen(r, report.HTTPUnparsed)
 	s.book.Flows.Live--
 	s.book.Flows.Ended[r.ending]++
+	s.await(slot, r)
+}
+
+// await makes a flow wait for its account, of which nothing else is to come.
+func (s *shard) await(slot uint32, r *record) {
 	r.state = stateEnded
+	if r.drop == report.None && r.ending != report.ClientReset && r.ending != report.ServerReset {
+		r.parting = true // the others do not wait for the target
+		s.push(&s.parting, slot)
+	}
+}
+
+// hurry makes the responder end the session that has been waited for longest: its
+// slot is needed.
+func (s *shard) hurry() {
+	slot := s.parting.first - 1
+	r := s.table.At(slot)
+	if r.owed != 0 || !s.lane.Abort(slot, frame.AbortOverload) {
+		return
+	}
+	s.remove(&s.parting, slot)
+	r.parting = false
+	s.book.Flows.Hurried++
 }
 
 // giveUp ends the session of an open flow that lives on. A flow that can go on with
@@ -60,7 +82,7 @@ func (s *shard) over(slot uint32, r *record) {
 	}
 	switch r.state {
 	case stateGivenUp:
-		r.state = stateEnded
+		s.await(slot, r)
 	case stateSettled:
 		s.book.Flows.Live--
 		s.book.Flows.Ended[r.ending]++
@@ -108,15 +130,21 @@ func (s *shard) replace(slot uint32) {
 		return
 	default:
 	}
-	r.state = stateEnded
+	if r.state != stateEnded {
+		s.await(slot, r)
+	}
 	s.table.Unlink(slot)
 }
 
 // free forgets a flow of which nothing is to come.
 func (s *shard) free(slot uint32, r *record) {
-	if r.state == stateShunned {
+	switch {
+	case r.state == stateShunned:
 		s.remove(&s.shunned, slot)
+	case r.parting:
+		s.remove(&s.parting, slot)
 	}
+	s.unclaim(r)
 	tuple := s.table.Tuple(slot)
 	if at, ok := s.table.Find(&tuple); ok && at == slot {
 		// What may still come of a flow that was given up is dropped for that reason.

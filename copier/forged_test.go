@@ -94,6 +94,7 @@ func TestOutOfSequence(t *testing.T) {
 			forged := newConn()
 			forged.iss = 999_000
 			b.feed(c.data("a"), forged.in(packet.SYN, 0, "evil"), forged.ack(), c.answer(1), c.data("b"))
+			b.wait(2 * time.Minute)
 		}, "ab", "", func(b *bench) bool {
 			return b.book.Flows.Seen == 1 && b.book.Client.Dropped[report.NeverEstablished].Bytes == 4
 		}},

@@ -44,6 +44,7 @@ type shard struct {
 	observed chain
 	waiting  chain
 	shunned  chain
+	parting  chain // ended: their accounts are awaited
 
 	prologues prologues
 	greetings []uint32 // by map: bytes that its servers say before their clients

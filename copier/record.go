@@ -110,21 +110,23 @@ type record struct {
 	turn     bool  // in observed: an answer has come since the client's last bytes
 	guess    guess
 
-	// The chain of pending, observed, waiting or shunned flows; slots plus one.
+	// The chain of pending, observed, waiting, shunned or ended flows; slots plus one.
 	prev, next uint32
 
-	state  state
-	proto  protocol
-	born   bool // its first bytes are known
-	late   bool // in waiting: it never had a session
-	ending report.Ending
-	drop   report.Reason // why it was given up, or None
-	owed   frame.Type    // what the lane had no room for; 0 nothing
+	state state
+	proto protocol
+	born  bool // its first bytes are known
+
+	parting bool // in ended: in the chain of that name
+	late    bool // in waiting: it never had a session
+	ending  report.Ending
+	drop    report.Reason // why it was given up, or None
+	owed    frame.Type    // what the lane had no room for; 0 nothing
 }
 
 // A claim is a client's SYN, as far as it matters later. On the tuple of a flow
 // that lives it may be forged or late: it takes the tuple over only when the
-// server accepts it.
+// server accepts it. What the client sends with it, and goes on with, is stored.
 type claim struct {
 	time   int64
 	iss    packet.Seq
@@ -132,6 +134,10 @@ type claim struct {
 	mss    uint16
 	scaled bool
 	made   bool
+
+	asm   flow.Assembler // stands before the SYN, so that all is stored
+	irs   packet.Seq     // of the server, if acked
+	acked bool           // the client has acknowledged the server's SYN
 }
 
 func claimFrom(p *capture.Packet, v *packet.View) claim {

@@ -60,6 +60,9 @@ func (s *shard) inspect(slot uint32, r *record) {
 	if r.owed != 0 {
 		s.control(slot, r, r.owed)
 	}
+	if since, ok := r.claim.asm.Oldest(s.store); ok && time.Duration(s.clock-since) > s.limit.handshake {
+		s.unclaim(r)
+	}
 	still := time.Duration(s.clock - r.last)
 	switch {
 	case r.state == stateSynSeen:

@@ -18,6 +18,8 @@ func (s *shard) fromServer(p *capture.Packet, v *packet.View) {
 		} else if slot, ok = s.answered(p, v); !ok {
 			return
 		}
+	} else if ok {
+		slot, ok = s.confirmed(slot, v)
 	}
 	if !ok {
 		s.strangeAnswer(v)
@@ -184,7 +186,7 @@ func (s *shard) serverEnds(slot uint32, r *record, v *packet.View) {
 		r.ending = report.ServerReset
 		if r.state.open() {
 			s.control(slot, r, frame.TypeReset)
-			s.end(r)
+			s.end(slot, r)
 			return
 		}
 	} else if !r.serverClosed() {
@@ -194,30 +196,9 @@ func (s *shard) serverEnds(slot uint32, r *record, v *packet.View) {
 		r.serverFin = v.Seq.Add(v.PayloadLen)
 		r.ending = r.ending.ServerClosed()
 		if r.state.open() && r.ending.Over() {
-			s.end(r)
+			s.end(slot, r)
 			return
 		}
 	}
 	s.over(slot, r)
-}
-
-// strangeAnswer handles a server's packet of no flow in the table.
-func (s *shard) strangeAnswer(v *packet.View) {
-	e := s.known.find(&s.tuple)
-	switch {
-	case e == nil || e.drop == report.MapRemoved:
-		at, ok := s.maps.find(s.tuple.Server, s.tuple.ServerPort)
-		switch {
-		case !ok:
-			s.book.Packets.Unmapped++
-		case s.skip || s.phase != phaseRunning || v.PayloadLen == 0 || v.Flags&(packet.SYN|packet.FIN|packet.RST|packet.ACK) != packet.ACK:
-			s.book.Packets.NoFlow++
-		case !s.meetServer(at, v):
-			s.book.Packets.Refused++
-		}
-	case e.drop == report.None:
-		s.book.Packets.Late++
-	default:
-		s.book.Packets.Refused++
-	}
 }

@@ -17,7 +17,10 @@ func (s *shard) fromClient(p *capture.Packet, v *packet.View) {
 		}
 		slot, ok = s.syn(slot, ok, p, v)
 	} else if ok {
-		slot, ok = s.claimant(slot, v)
+		var taken bool
+		if slot, ok, taken = s.claimant(slot, p, v); taken {
+			return
+		}
 	}
 	if !ok {
 		s.stranger(v)
@@ -109,7 +112,7 @@ func (s *shard) assemble(slot uint32, r *record, p *capture.Packet, v *packet.Vi
 		s.drop(report.Outside, n)
 		return true
 	}
-	fresh, verdict := s.add(slot, r, p, seq, v.Payload)
+	fresh, verdict := s.add(slot, r, &r.asm, p, seq, v.Payload)
 	switch verdict {
 	case flow.InOrder:
 		switch r.guess {
@@ -133,18 +136,21 @@ func (s *shard) assemble(slot uint32, r *record, p *capture.Packet, v *packet.Vi
 	return true
 }
 
-// add offers a segment to the assembler. When the store is full the flow that has
+// add offers a segment to an assembler of r, its own or its claim's. When the store is full the flow that has
 // waited longest makes room: it is the least likely to get what it waits for.
-func (s *shard) add(slot uint32, r *record, p *capture.Packet, seq packet.Seq, payload []byte) ([]byte, flow.Verdict) {
+func (s *shard) add(slot uint32, r *record, asm *flow.Assembler, p *capture.Packet, seq packet.Seq, payload []byte) ([]byte, flow.Verdict) {
 	m := flow.Meta{Seen: r.seen, Time: s.clock, Captured: p.Time, Flow: slot}
-	fresh, verdict := r.asm.Add(s.store, seq, payload, m)
+	if asm != &r.asm {
+		m.Seen = 0 // a claim's client has seen nothing
+	}
+	fresh, verdict := asm.Add(s.store, seq, payload, m)
 	for verdict == flow.StoreFull && s.store.Crowded(len(payload)) {
 		oldest, ok := s.store.Waiting()
 		if !ok || oldest == slot {
 			break
 		}
 		s.outwait(oldest)
-		fresh, verdict = r.asm.Add(s.store, seq, payload, m)
+		fresh, verdict = asm.Add(s.store, seq, payload, m)
 	}
 	if s.store.Tally() != s.tally {
 		s.count(r, p)
@@ -155,6 +161,9 @@ func (s *shard) add(slot uint32, r *record, p *capture.Packet, seq packet.Seq, p
 // outwait takes the stored segments of the flow in slot away.
 func (s *shard) outwait(slot uint32) {
 	r := s.table.At(slot)
+	if s.unclaim(r) > 0 {
+		return
+	}
 	s.discard(r, report.ReorderFull)
 	if r.state.open() {
 		s.giveUp(slot, r, report.ReorderFull)
@@ -296,7 +305,7 @@ func (s *shard) reset(slot uint32, r *record) {
 	}
 	r.ending = report.ClientReset
 	s.control(slot, r, frame.TypeReset)
-	s.end(r)
+	s.end(slot, r)
 }
 
 // goesOn takes back the guess that the client has reset, when its connection goes
@@ -348,7 +357,7 @@ func (s *shard) sendFin(slot uint32, r *record) {
 	r.ending = r.ending.ClientClosed()
 	s.control(slot, r, frame.TypeFin)
 	if r.ending.Over() {
-		s.end(r)
+		s.end(slot, r)
 	}
 }
 
@@ -375,40 +384,4 @@ func (s *shard) outlive(slot uint32, r *record, v *packet.View) {
 		r.ending = r.ending.ClientClosed()
 	}
 	s.over(slot, r)
-}
-
-// stranger handles a client's packet of no flow in the table.
-func (s *shard) stranger(v *packet.View) {
-	e := s.known.find(&s.tuple)
-	switch {
-	case e != nil && e.was(v.Seq.Add(v.PayloadLen)):
-		s.book.Packets.Late++
-		if v.PayloadLen > 0 {
-			s.book.Client.Captured.Add(v.PayloadLen)
-			s.book.Client.Retransmitted.Add(v.PayloadLen)
-		}
-	case e != nil && e.drop == report.None && v.PayloadLen == 0:
-		s.book.Packets.Late++
-	case e != nil && e.drop != report.None && e.drop != report.MapRemoved: // the map may be there again
-		s.refused(e.drop, v.PayloadLen)
-	default:
-		at, ok := s.maps.find(s.tuple.Server, s.tuple.ServerPort)
-		switch {
-		case !ok:
-			s.book.Packets.Unmapped++
-		case v.PayloadLen == 0:
-			s.book.Packets.NoFlow++
-		default:
-			s.meetClient(at, v)
-		}
-	}
-}
-
-// refused counts a client's packet of a refused flow.
-func (s *shard) refused(why report.Reason, n int) {
-	s.book.Packets.Refused++
-	if n > 0 {
-		s.book.Client.Captured.Add(n)
-		s.drop(why, n)
-	}
 }

@@ -50,8 +50,9 @@ func (s *shard) suspend(slot uint32, r *record, why report.Reason) (uint32, *rec
 	s.book.Suspend(why)
 	s.wait(to, n, why)
 
-	r.asm, r.pro, r.cut = flow.Assembler{}, prologue{}, 0
-	r.drop, r.state = why, stateEnded
+	r.asm, r.pro, r.claim, r.cut = flow.Assembler{}, prologue{}, claim{}, 0
+	r.drop = why
+	s.await(slot, r)
 	s.control(slot, r, frame.TypeAbort)
 	return to, n, true
 }

@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	"flowtwin/copier/capture"
 	"flowtwin/copier/report"
 	"flowtwin/internal/packet"
 	"flowtwin/tunnel/frame"
@@ -18,9 +19,9 @@ func request(n int) string { return fmt.Sprintf("GET /%d HTTP/1.1\r\n\r\n", n) }
 // redis returns a command.
 func redis(args ...string) string {
 	var out strings.Builder
-	out.WriteString(fmt.Sprintf("*%d\r\n", len(args)))
+	fmt.Fprintf(&out, "*%d\r\n", len(args))
 	for _, a := range args {
-		out.WriteString(fmt.Sprintf("$%d\r\n%s\r\n", len(a), a))
+		fmt.Fprintf(&out, "$%d\r\n%s\r\n", len(a), a)
 	}
 	return out.String()
 }
@@ -352,38 +353,6 @@ func TestForgedSegmentIsNoHole(t *testing.T) {
 	}
 }
 
-// The SYN was missed: the server's answer to it tells the same.
-func TestMissedSyn(t *testing.T) {
-	b, c := newBench(t), newConn()
-	b.feed(c.synAck(), c.ack())
-	b.does(c, request(1), 10)
-	b.does(c, request(2), 10)
-	b.feed(c.fin(), c.serverFin(), c.ack())
-	s := b.session()
-	b.wantData(s, request(1)+request(2))
-	if s.open.Key.ISS != c.iss || b.book.Flows.Adopted != 0 || !slices.Equal(s.seens, []uint64{0, 10}) {
-		t.Errorf("opened with %+v, seen %v, flows %+v", s.open, s.seens, b.book.Flows)
-	}
-	c.sent = 0
-	b.feed(c.synAck()) // a late one is none of a new connection
-	if b.book.Flows.Seen != 1 {
-		t.Errorf("flows %+v", b.book.Flows)
-	}
-}
-
-// Urgent data goes on as ordinary bytes, which is said.
-func TestUrgentIsCounted(t *testing.T) {
-	b, c := newBench(t), newConn()
-	b.feed(c.handshake()...)
-	b.feed(c.data("a"), c.in(packet.ACK|packet.URG|packet.PSH, 1, "!"))
-	c.sent++
-	b.feed(c.data("b"))
-	b.wantData(b.session(), "a!b")
-	if b.book.Client.Urgent != 1 {
-		t.Errorf("%d urgent segments", b.book.Client.Urgent)
-	}
-}
-
 // Flows that wait make way for new ones.
 func TestWaitingAreBounded(t *testing.T) {
 	b := newBench(t)
@@ -398,4 +367,43 @@ func TestWaitingAreBounded(t *testing.T) {
 		t.Errorf("flows %+v", f)
 	}
 	b.check()
+}
+
+// Flows that lose their sessions and get others, whatever they speak, cost no memory
+// but what is there for them.
+func TestWaitingDoesNotAllocate(t *testing.T) {
+	for name, ask := range map[string]string{"HTTP/1": request(1), "redis": redis("AUTH", "x"), "not known": strings.Repeat("x", 300)} {
+		t.Run(name, func(t *testing.T) {
+			s, ring := busy(100, 5, len(ask))
+			for i := range ring.all {
+				if d := ring.all[i].Data; ring.all[i].ToServer && len(d) >= len(ask)+40 {
+					copy(d[len(d)-len(ask):], ask)
+				}
+			}
+			l := s.lane.(*sink)
+			var p capture.Packet
+			half := func() {
+				if ready, _ := s.ring.Next(tick); ready {
+					s.follow()
+					for n := 0; s.ring.Packet(&p); n++ {
+						if n%9 == 6 { // each flow loses its session in another turn
+							l.epoch++
+							s.follow()
+						}
+						s.one(&p)
+					}
+					s.turn()
+				}
+			}
+			for range 10 {
+				half()
+			}
+			if n := testing.AllocsPerRun(20, half); n != 0 {
+				t.Errorf("a block allocates %v times, want 0", n)
+			}
+			if f := &s.book.Flows; f.Resumed[report.TunnelLost] == 0 || len(s.book.Check()) > 0 {
+				t.Errorf("flows %+v; %v", f, s.book.Check())
+			}
+		})
+	}
 }

@@ -62,6 +62,7 @@ type flowsJSON struct {
 	Suspended    uint64            `json:"suspended"`
 	Resumed      map[string]uint64 `json:"resumed"`
 	PrologueFull uint64            `json:"prologue_full"`
+	Hurried      uint64            `json:"hurried"`
 }
 
 type clientJSON struct {
@@ -154,7 +155,7 @@ func (s *Summary) MarshalJSON() ([]byte, error) {
 		Flows: flowsJSON{
 			l.Flows.Seen, l.Flows.Pending, l.Flows.Observed, l.Flows.Admitted, l.Flows.Adopted, named(l.Flows.Refused[:], reasonName),
 			l.Flows.Live, named(l.Flows.Ended[:], endingName), named(l.Flows.GivenUp[:], reasonName),
-			l.Flows.Waiting, l.Flows.Late, l.Flows.Suspended, named(l.Flows.Resumed[:], reasonName), l.Flows.PrologueFull,
+			l.Flows.Waiting, l.Flows.Late, l.Flows.Suspended, named(l.Flows.Resumed[:], reasonName), l.Flows.PrologueFull, l.Flows.Hurried,
 		},
 		Client: clientJSON{
 			l.Client.Captured, l.Client.Sent, l.Client.Retransmitted, l.Client.Duplicate, l.Client.Stored,

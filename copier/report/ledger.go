@@ -75,6 +75,7 @@ type Flows struct {
 
 	Suspended    uint64             // given up, and wait for a turn to go on at with another session
 	Resumed      [NumReasons]uint64 // sessions that were opened for these, by why they had been given up
+	Hurried      uint64             // sessions that had to end since the table was full of such whose flows were over
 	PrologueFull uint64             // flows whose first bytes were not kept: no room
 }
 
@@ -328,6 +329,7 @@ func (f *Flows) add(o *Flows) {
 	f.Late += o.Late
 	f.Suspended += o.Suspended
 	f.PrologueFull += o.PrologueFull
+	f.Hurried += o.Hurried
 	for i := range f.Refused {
 		f.Resumed[i] += o.Resumed[i]
 		f.Refused[i] += o.Refused[i]

@@ -50,6 +50,7 @@ func full() *Summary {
 	l.Flows.Seen, l.Flows.Waiting, l.Flows.Late = 5013, 1, 5
 	l.Flows.Ended[ClientHalf], l.Flows.GivenUp[TunnelLost], l.Flows.Resumed[TunnelLost] = 0, 2, 1
 	l.Flows.Ended[ClientFirst], l.Flows.Suspended, l.Flows.PrologueFull = 4989, 1, 6
+	l.Flows.Hurried = 3
 	l.Flows.Refused[Overload], l.Flows.Refused[NeverEstablished] = 7, 2
 	l.Flows.Ended[ServerReset] = 3
 	l.Flows.GivenUp[CaptureHole] = 4
@@ -105,7 +106,7 @@ func TestGolden(t *testing.T) {
 func TestCheckFindsEachCounter(t *testing.T) {
 	// Figures that stand beside the sums.
 	free := map[string]bool{
-		"Flows.Adopted": true, "Flows.Late": true, "Flows.Suspended": true, "Flows.PrologueFull": true,
+		"Flows.Adopted": true, "Flows.Late": true, "Flows.Suspended": true, "Flows.PrologueFull": true, "Flows.Hurried": true,
 		"Client.Injected.Segments": true, "Client.Injected.Bytes": true, "Client.Urgent": true, "Client.Conflicts": true, "Client.Missing": true,
 		"Sessions.Established": true, "Copies.Established": true, "Copies.Absorbed": true, "BadReturns": true,
 		"Moved.Segments": true, "Moved.Bytes": true, "Stuck": true,

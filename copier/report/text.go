@@ -121,6 +121,7 @@ func (l *Ledger) flows(p *page) {
 		p.some("  resumed after "+r.String(), f.Resumed[r], "sessions for flows that had been given up")
 	}
 	p.some("  suspended", f.Suspended, "given up, and wait for a turn to go on at")
+	p.some("  hurried", f.Hurried, "sessions that were ended early: the table was full of flows that were over")
 	p.some("  prologue_full", f.PrologueFull, "flows whose beginnings were not kept")
 }
 
