@@ -21,6 +21,8 @@ import (
 // origin returns the end of conn that the sample goes by.
 func origin(conn net.Conn) netip.AddrPort { return conn.LocalAddr().(*net.TCPAddr).AddrPort() }
 
+func all(netip.AddrPort) bool { return true }
+
 func sampled(percent float64, from netip.AddrPort) bool {
 	a := packet.AddrFrom(from.Addr().Unmap())
 	return flow.Sampled(percent).Takes(&a, from.Port())
