@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"flowtwin/internal/e2e/rig"
@@ -18,7 +19,7 @@ import (
 // record starts tcpdump on a host, for what args say, into file.
 func (s *scene) record(ns *testnet.NS, file string, args ...string) *rig.Process {
 	s.t.Helper()
-	argv := append([]string{"tcpdump", "-Z", "root", "-U", "--immediate-mode", "-B", "65536", "-w", file}, args...)
+	argv := append([]string{"tcpdump", "-Z", "root", "-U", "-B", "65536", "-w", file}, args...)
 	p := s.keep(rig.Start(ns, "tcpdump", argv...))
 	if err := p.WaitOutput(s.within(), "listening on"); err != nil {
 		s.t.Fatal(err)
@@ -45,6 +46,9 @@ func (s *scene) recorded(files map[string]*rig.Process) {
 		}
 		if code, err := p.Stop(s.within()); err != nil || code != 0 {
 			s.t.Fatalf("tcpdump: %d, %v", code, err)
+		}
+		if !strings.Contains(p.Output(), "\n0 packets dropped by kernel") {
+			s.t.Fatal("tcpdump was too slow for this test")
 		}
 	}
 }
