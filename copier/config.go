@@ -37,6 +37,7 @@ type Config struct {
 	HTTPPass    bool          // with HTTP, copy what is no HTTP/1
 	Midstream   string        // MidstreamAdopt or MidstreamSkip, "": the first
 	Replay      *Replay       // a recording in the place of live packets, or nil
+	Record      *Record       // what is followed is recorded, or nil
 	Drain       time.Duration
 	Control     string // the path of the control socket, "" none
 	ReportFile  string // JSON ledger, "" none

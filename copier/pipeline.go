@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"flowtwin/copier/capture"
+	"flowtwin/copier/recording"
 	"flowtwin/copier/report"
 	"flowtwin/internal/flow"
 	"flowtwin/internal/packet"
@@ -74,9 +75,12 @@ type shard struct {
 	// stands still while the process does. Of a recording it is the time that was
 	// recorded, as far as it was played: the player moves it on.
 	clock  int64
-	player *player   // or nil
-	woke   time.Time // up to here clock counts
-	behind bool      // blocks were waiting in the ring
+	player *player // or nil
+
+	sink     *recording.Sink // or nil
+	followed uint64          // packets of followed flows, as of the last one
+	woke     time.Time       // up to here clock counts
+	behind   bool            // blocks were waiting in the ring
 
 	used   int   // slots below this have been used
 	cursor int   // where the sweep goes on
@@ -140,6 +144,9 @@ func (s *shard) run() error {
 	var p capture.Packet
 	defer s.publish()
 	defer s.ring.Release()
+	if s.sink != nil {
+		defer s.sink.Flush()
+	}
 	for s.phase != phaseOver {
 		ready, err := s.next()
 		if errors.Is(err, os.ErrClosed) {
@@ -153,6 +160,9 @@ func (s *shard) run() error {
 		if ready {
 			for s.ring.Packet(&p) {
 				s.one(&p)
+				if s.sink != nil {
+					s.tape(&p)
+				}
 			}
 		}
 		s.turn()
@@ -237,6 +247,9 @@ func (s *shard) turn() {
 		return
 	}
 	s.swept = beat
+	if s.sink != nil {
+		s.sink.Flush()
+	}
 	s.sweep()
 	s.lane.Flush()
 	s.publish()

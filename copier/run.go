@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"flowtwin/copier/capture"
+	"flowtwin/copier/recording"
 	"flowtwin/internal/ctl"
 	"flowtwin/tunnel"
 )
@@ -36,27 +37,34 @@ func Run(ctx context.Context, cfg Config) (err error) {
 	if cfg.Replay != nil && cfg.Replay.DryRun {
 		return dryRun(ctx, cfg)
 	}
+	alone := cfg.Record != nil && cfg.Record.Alone
 	configs := cfg.each()
 	clients := make([]*tunnel.Client, len(configs))
 	for i := range configs {
+		if alone {
+			break
+		}
 		if clients[i], err = tunnel.NewClient(configs[i].tunnel()); err != nil {
 			return err
 		}
 		defer func() { err = errors.Join(err, clients[i].Close()) }()
 	}
 	// Nothing above has touched the system.
+	recorder, err := openRecorder(&cfg)
+	if err != nil {
+		return err
+	}
+	if recorder != nil {
+		defer func() { err = errors.Join(err, recorder.Close()) }()
+	}
 	f := &fleet{cfg: cfg}
 	for i := range configs {
 		var c *copier
-		if cfg.Replay != nil {
-			c, err = openReplay(configs[i], clients[i])
-		} else {
-			c, err = openLive(configs[i], clients[i])
-		}
-		if err != nil {
+		if c, err = open(configs[i], clients[i]); err != nil {
 			return err
 		}
 		defer func() { err = errors.Join(err, c.close()) }()
+		c.records(recorder, i == 0)
 		f.copiers = append(f.copiers, c)
 	}
 	if cfg.Control == "" {
@@ -70,6 +78,17 @@ func Run(ctx context.Context, cfg Config) (err error) {
 	}
 	defer func() { err = errors.Join(err, server.Close()) }()
 	return f.run(ctx)
+}
+
+// open returns the copier of one target.
+func open(cfg Config, client *tunnel.Client) (*copier, error) {
+	switch {
+	case cfg.Replay != nil:
+		return openReplay(cfg, client)
+	case client == nil:
+		return openAlone(cfg)
+	}
+	return openLive(cfg, client)
 }
 
 // openLive returns a copier of live packets for one target.
@@ -106,6 +125,7 @@ type copier struct {
 	halt     chan struct{} // closed: do not wait for flows that live
 	halts    sync.Once
 	draining atomic.Bool
+	recorder *recording.Recorder
 
 	// Of a recording that is replayed, else not set.
 	player *player

@@ -86,6 +86,7 @@ func (c *copier) summary() *report.Summary {
 		State:     c.state(),
 		Ended:     time.Now(),
 		Recording: c.recording(),
+		Recorded:  c.recorded(),
 		Tunnel: report.Tunnel{
 			Up: st.Up, Remote: st.Remote, Connects: st.Connects, RTT: st.RTT,
 			BytesSent: st.BytesSent, BytesReturned: st.BytesReturned,
@@ -114,6 +115,9 @@ func (c *copier) final() error {
 // finalSummary closes the books. The shards have ended.
 func (c *copier) finalSummary() *report.Summary {
 	c.leftover()
+	if c.recorder != nil {
+		c.recorder.Sync()
+	}
 	sum := c.summary()
 	sum.Final = true
 	sum.Ledger.Close()

@@ -37,6 +37,7 @@ type raw struct {
 	inviteFiles []string
 	http        httpFlags
 	replay      replayFlags
+	record      recordFlags
 	decap       []string
 }
 
@@ -76,6 +77,7 @@ func (r *raw) flags() *pflag.FlagSet {
 	fs.StringVarP(&r.pidFile, "pid", "P", "", "write the process id to `FILE`")
 	fs.BoolVar(&r.json, "json", false, "log as JSON")
 	r.replay.add(fs)
+	r.record.add(fs)
 	fs.BoolVar(&r.version, "version", false, "print the version")
 	fs.Float64Var(&c.InjectLoss, "inject-loss", 0, "throw away this `share` of the captured packets, 0 to 1: for tests of what becomes of holes")
 	_ = fs.MarkHidden("inject-loss")
@@ -161,6 +163,9 @@ func parseFlags(args []string, getenv func(string) string, names resolver) (opti
 	}
 	r.config.HTTPPass = r.http.onError == onErrorPass
 	if r.config.Replay, err = r.replay.parse(fs); err != nil {
+		return r.options, err
+	}
+	if r.config.Record, err = r.record.parse(fs); err != nil {
 		return r.options, err
 	}
 	return r.options, r.targets(getenv, names)

@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"flowtwin/copier"
 	"flowtwin/tunnel"
 )
 
@@ -146,6 +147,15 @@ func TestParseFlags(t *testing.T) {
 		{name: "broken invite", args: []string{"-s", invite[:len(invite)-2] + "AA"}, err: "-s: invite is malformed"},
 		{name: "half an invite", args: []string{"-s", invite[:40]}, err: "-s: invite is malformed"},
 		{name: "two invites", args: []string{"-s", invite, "--invite-file", file}, err: "give one of the two"},
+		{name: "record", args: []string{"--record", "/tmp/x", "--record-size", "1M", "--record-cap", "3G"}, env: env, check: func(o options) bool {
+			return *o.config.Record == copier.Record{Dir: "/tmp/x", Size: 1e6, Every: time.Hour, Cap: 3e9}
+		}},
+		{name: "record alone", args: []string{"--record", "/tmp/x"}, check: func(o options) bool { return o.config.Record.Alone }},
+		{name: "small files", args: []string{"--record", "/tmp/x", "--record-size", "10k"}, env: env, err: "--record-size"},
+		{name: "small cap", args: []string{"--record", "/tmp/x", "--record-cap", "300M"}, env: env, err: "--record-cap"},
+		{name: "no bytes", args: []string{"--record", "/tmp/x", "--record-cap", "9999999999999T"}, env: env, err: "--record-cap"},
+		{name: "record what is recorded", args: []string{"--record", "/tmp/x", "-i", file}, env: env, err: "--record: what is replayed"},
+		{name: "cap of nothing", args: []string{"--record-cap", "3G"}, env: env, err: "--record-cap: is for recording"},
 		{name: "no file to replay", args: []string{"-i", "no*.pcap"}, env: env, err: "-i: no*.pcap: no such file"},
 		{name: "a file to replay", args: []string{"-i", file, "-a", "10", "--loop", "forever", "--max-gap", "2s"}, env: env, check: func(o options) bool {
 			r := o.config.Replay

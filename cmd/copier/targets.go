@@ -25,9 +25,9 @@ func (r *raw) targets(getenv func(string) string, names resolver) error {
 	case r.config.Split && n == 1:
 		return errors.New("--split: there is only one responder; repeat --invite-file or -s")
 	}
-	dry := r.config.Replay != nil && r.config.Replay.DryRun // nobody is connected to
-	if r.config.Replay != nil && n > 1 {
-		return errors.New("-i: a recording is replayed to one responder at a time")
+	nobody := r.config.Replay != nil && r.config.Replay.DryRun
+	if rec := r.config.Record; rec != nil && len(r.servers)+len(r.inviteFiles) == 0 && getenv(inviteEnv) == "" {
+		rec.Alone, nobody = true, true
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), lookupTimeout)
 	defer cancel()
@@ -41,7 +41,7 @@ func (r *raw) targets(getenv func(string) string, names resolver) error {
 		if targets[i].Maps, err = parseMaps(ctx, maps, names); err != nil {
 			return err
 		}
-		if dry {
+		if nobody {
 			break
 		}
 		if err := r.invite(&targets[i], pick(r.servers, i), pick(r.inviteFiles, i), getenv); err != nil {

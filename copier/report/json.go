@@ -38,6 +38,7 @@ type document struct {
 	BadReturns uint64            `json:"bad_returns"`
 
 	Recording *recordingJSON `json:"recording,omitempty"` // of replayed files
+	Recorded  *recordedJSON  `json:"recorded,omitempty"`  // by --record
 }
 
 type packetsJSON struct {
@@ -146,7 +147,7 @@ func (s *Summary) MarshalJSON() ([]byte, error) {
 	p := &l.Packets
 	d := document{
 		Version: s.Version, Started: s.Started.UTC(), Ended: s.Ended.UTC(), Final: s.Final, Target: s.Target, State: s.State, Split: s.Split,
-		Headline: l.Headline(), SamplePercent: s.Sample, Sums: s.Check(), BadReturns: l.BadReturns,
+		Headline: s.headline(), SamplePercent: s.Sample, Sums: s.Check(), BadReturns: l.BadReturns,
 		Packets: packetsJSON{p.Captured, s.Kernel.Dropped, map[string]uint64{
 			"to_server": p.ToServer, "to_client": p.ToClient, "refused": p.Refused, "late": p.Late, "no_flow": p.NoFlow,
 			"unmapped": p.Unmapped, "not_tcp": p.NotTCP, "fragment": p.Fragment, "truncated": p.Truncated, "malformed": p.Malformed,
@@ -174,7 +175,7 @@ func (s *Summary) MarshalJSON() ([]byte, error) {
 			l.Answers.Online, l.Answers.Target, l.Answers.Absorbed, l.Answers.Same, l.Answers.Different,
 			l.Answers.Turns, l.Answers.HeldMax, l.Answers.Headers, l.Answers.HeadersDropped,
 		},
-		Recording: s.Recording.json(l),
+		Recording: s.Recording.json(l), Recorded: s.Recorded.json(l),
 		Tunnel: tunnelJSON{
 			s.Tunnel.Up, s.Tunnel.Remote, s.Tunnel.Connects, int64(s.Tunnel.RTT), s.Tunnel.BytesSent, s.Tunnel.BytesReturned,
 		},

@@ -164,6 +164,10 @@ type Ledger struct {
 	HTTP     HTTP
 	Lag      Lag
 
+	// Packets of followed flows, with --record.
+	Recorded      uint64
+	RecordDropped uint64 // the disk was too slow
+
 	// Of a recording that is replayed.
 	Moved    Count  // of what was sent: done with at the responder, as far as it has said so; what came behind a session's end is not in it
 	Schedule Lag    // how late packets to the server were handed over
@@ -296,6 +300,8 @@ func (l *Ledger) Add(o *Ledger) {
 	l.HTTP.LeftOut += o.HTTP.LeftOut
 	l.HTTP.Unparsed += o.HTTP.Unparsed
 	l.Lag.add(&o.Lag)
+	l.Recorded += o.Recorded
+	l.RecordDropped += o.RecordDropped
 	l.Moved.Plus(o.Moved)
 	l.Schedule.add(&o.Schedule)
 	l.Stuck += o.Stuck
@@ -411,6 +417,9 @@ func (l *Ledger) Check() []string {
 	p, f, c, s := &l.Packets, &l.Flows, &l.Client, &l.Sessions
 	same("packets captured", p.Captured, p.ToServer+p.ToClient+p.Refused+p.Late+p.NoFlow+p.Unmapped+
 		p.NotTCP+p.Fragment+p.Truncated+p.Malformed+p.BadChecksum+p.Injected)
+	if l.Recorded+l.RecordDropped > 0 {
+		same("packets of followed flows", p.ToServer+p.ToClient, l.Recorded+l.RecordDropped)
+	}
 	same("flows seen", f.Seen, f.Pending+f.Observed+f.Waiting+f.Admitted+total(f.Refused[:]))
 	same("flows admitted, and resumed", f.Admitted+total(f.Resumed[:]), f.Live+total(f.Ended[:])+total(f.GivenUp[:]))
 

@@ -10,7 +10,7 @@ import (
 // one behind the other.
 func AppendText(b []byte, sums []*Summary) []byte {
 	for _, s := range sums {
-		b = fmt.Appendf(b, "%s: %s\n", s.Target, s.Ledger.Headline())
+		b = fmt.Appendf(b, "%s: %s\n", s.Target, s.headline())
 	}
 	for _, s := range sums {
 		b = fmt.Appendf(b, "\n==== target %s ====\n", s.Target)

@@ -21,6 +21,7 @@ type Summary struct {
 	Ledger  Ledger
 
 	Recording *Recording // that is replayed, or nil
+	Recorded  *Recorded  // what was captured, or nil
 }
 
 // Kernel is what the rings' kernel side has counted.
@@ -175,7 +176,7 @@ func percentUp(part, whole uint64) string {
 func (s *Summary) Attrs() []any {
 	l := &s.Ledger
 	attrs := []any{
-		"copied", l.Headline(),
+		"copied", s.headline(),
 		"state", s.State,
 		"sample_percent", s.Sample,
 		"packets", l.Packets.Captured,

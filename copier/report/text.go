@@ -45,9 +45,14 @@ func (p *page) someCount(label string, c Count) {
 func (s *Summary) AppendText(b []byte) []byte {
 	p := &page{b: b}
 	l := &s.Ledger
-	p.title(l.Headline())
-	p.b = fmt.Appendf(p.b, "in %v, %s of the requests' bytes delivered to the target\n\n",
-		s.Ended.Sub(s.Started).Round(100*time.Millisecond), size(l.Sent.Delivered.Bytes))
+	p.title(s.headline())
+	alone := s.Recorded != nil && s.Recorded.Alone
+	took := s.Ended.Sub(s.Started).Round(100 * time.Millisecond)
+	if alone {
+		p.b = fmt.Appendf(p.b, "in %v\n\n", took)
+	} else {
+		p.b = fmt.Appendf(p.b, "in %v, %s of the requests' bytes delivered to the target\n\n", took, size(l.Sent.Delivered.Bytes))
+	}
 	if s.Split != "" {
 		p.b = fmt.Appendf(p.b, "split: part %s of the clients\n\n", s.Split)
 	}
@@ -59,11 +64,16 @@ func (s *Summary) AppendText(b []byte) []byte {
 	}
 	s.packets(p)
 	l.flows(p)
-	l.client(p)
-	l.http(p)
-	l.sessions(p)
-	l.copies(p)
-	s.answers(p)
+	if !alone {
+		l.client(p)
+		l.http(p)
+		l.sessions(p)
+		l.copies(p)
+		s.answers(p)
+	}
+	if s.Recorded != nil {
+		s.Recorded.text(p, l)
+	}
 	if wrong := s.Check(); len(wrong) > 0 {
 		p.title("sums: DO NOT ADD UP")
 		for _, w := range wrong {

@@ -25,10 +25,11 @@ var table = map[string][]string{
 	"netstack":                   {"internal/packet"},
 	"copier/capture":             {"internal/packet", "internal/flow"},
 	"copier/offline":             {"internal/packet", "internal/flow", "copier/capture"},
+	"copier/recording":           {"internal/packet", "internal/flow", "internal/pcap", "copier/capture"},
 	"copier/report":              {"internal/packet", "internal/flow", "tunnel/frame"},
 	"copier": {
 		"internal/packet", "internal/flow", "internal/http1", "tunnel", "tunnel/frame",
-		"copier/capture", "copier/offline", "copier/report", "internal/ctl",
+		"copier/capture", "copier/offline", "copier/recording", "copier/report", "internal/ctl",
 	},
 	"responder/replay": {"internal/packet", "internal/flow", "tunnel/frame"},
 	"responder": {

@@ -9,8 +9,9 @@ import "encoding/binary"
 // LinkRaw is LINKTYPE_RAW: packets begin with an IPv4 or IPv6 header.
 const LinkRaw = 101
 
-// Snap is the snap length that the headers state: no packet is longer.
-const Snap = 1 << 20
+// Snap is the snap length that the headers state, the most that libpcap accepts: no
+// packet is longer.
+const Snap = 256 << 10
 
 // HeaderLen is the length of what [AppendHeader] appends, and PacketOverhead what a
 // packet takes beyond its bytes in a pcap file.

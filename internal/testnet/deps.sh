@@ -11,7 +11,7 @@ set -euo pipefail
 
 declare -A package=(
 	[ip]=iproute2 [nsenter]=util-linux [setpriv]=util-linux [ethtool]=ethtool [nft]=nftables
-	[nginx]=nginx [redis-server]=redis-server
+	[nginx]=nginx [redis-server]=redis-server [tcpdump]=tcpdump [zstd]=zstd
 )
 PATH=$PATH:/usr/sbin:/sbin
 missing=() packages=()

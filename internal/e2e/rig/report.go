@@ -95,6 +95,15 @@ type Report struct {
 		Selected uint64 `json:"selected"`
 		LeftOut  uint64 `json:"left_out"`
 	} `json:"http"`
+	Recorded struct {
+		Packets uint64 `json:"packets"`
+		Dropped uint64 `json:"record_dropped"`
+	} `json:"recorded"`
+	Recording struct {
+		Packets uint64            `json:"packets"`
+		LeftOut map[string]uint64 `json:"left_out"`
+		Lag     map[string]uint64 `json:"schedule_lag_ns"`
+	} `json:"recording"`
 	Lag map[string]uint64 `json:"lag_ns"` // nanoseconds from capture to the target: p50, p99, max
 }
 

@@ -1,0 +1,191 @@
+package copier
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"time"
+
+	"flowtwin/copier/capture"
+	"flowtwin/copier/recording"
+	"flowtwin/copier/report"
+	"flowtwin/tunnel"
+	"flowtwin/tunnel/frame"
+)
+
+// A Record says where the packets that are followed are recorded.
+type Record struct {
+	Dir   string
+	Size  int64         // of a file, bytes
+	Every time.Duration // a new file, 0 never for that
+	Cap   int64         // of all files, bytes
+	Alone bool          // nothing is copied: there is no target
+}
+
+// tape records the packet that was just handled if its flow is followed: what a
+// replay of the recording needs.
+func (s *shard) tape(p *capture.Packet) {
+	n := s.book.Packets.ToServer + s.book.Packets.ToClient
+	if n == s.followed {
+		return
+	}
+	s.followed = n
+	if s.sink.Add(p) {
+		s.book.Recorded++
+	} else {
+		s.book.RecordDropped++
+	}
+}
+
+// openRecorder begins the recording that the configuration asks for, or returns nil.
+func openRecorder(cfg *Config) (*recording.Recorder, error) {
+	r := cfg.Record
+	if r == nil {
+		return nil, nil
+	}
+	names := make(map[int]string)
+	return recording.Open(recording.Config{
+		Dir: r.Dir, Size: r.Size, Every: r.Every, Cap: r.Cap, Sinks: cfg.Shards * (1 + len(cfg.More)),
+		Version: cfg.Version, Log: cfg.Log,
+		Name: func(index int) string {
+			name, ok := names[index]
+			if !ok {
+				name = fmt.Sprintf("if%d", index)
+				if i, err := net.InterfaceByIndex(index); err == nil && cfg.NetNS == "" {
+					name = i.Name
+				}
+				names[index] = name
+			}
+			return name
+		},
+	})
+}
+
+// records gives the copier's shards to the recorder. Where several targets get the
+// same packets, the first one's are recorded.
+func (c *copier) records(r *recording.Recorder, first bool) {
+	if r == nil || !first && c.cfg.parts < 2 {
+		return
+	}
+	for _, s := range c.shards {
+		s.sink = r.Sink()
+	}
+	c.recorder = r
+}
+
+// recorded says what has been recorded, or nil without a recorder.
+func (c *copier) recorded() *report.Recorded {
+	if c.recorder == nil {
+		return nil
+	}
+	st := c.recorder.Stats()
+	return &report.Recorded{
+		Dir: c.cfg.Record.Dir, Alone: c.cfg.Record.Alone,
+		Files: st.Files, Removed: st.Removed, Bytes: st.Bytes, Lost: st.Lost,
+	}
+}
+
+// openAlone returns a copier that only records.
+func openAlone(cfg Config) (*copier, error) {
+	set, err := capture.Open(cfg.capture())
+	if err != nil {
+		return nil, err
+	}
+	maps := newMapping(cfg.Maps)
+	maps.refresh(set.Addrs())
+	c := newCopier(cfg, maps, set, noTunnel{})
+	c.close = set.Close
+	for i := range cfg.Shards {
+		c.add(set.Ring(i), &voidLane{})
+	}
+	c.tellLocked(nil)
+	cfg.Log.Info("recording", "dir", cfg.Record.Dir, "interfaces", set.Interfaces())
+	return c, nil
+}
+
+// noTunnel stands for the tunnel where nothing is copied.
+type noTunnel struct{}
+
+// Connect implements client.
+func (noTunnel) Connect(context.Context) error { return nil }
+
+// Run implements client.
+func (noTunnel) Run(ctx context.Context) error { <-ctx.Done(); return nil }
+
+// SetMaps implements client.
+func (noTunnel) SetMaps(context.Context, []tunnel.Map) error { return nil }
+
+// Finish implements client.
+func (noTunnel) Finish(context.Context) error { return nil }
+
+// Stats implements client.
+func (noTunnel) Stats() tunnel.ClientStats { return tunnel.ClientStats{Connects: 1} }
+
+// A voidLane takes everything and returns accounts that say so: shards follow flows
+// as if they were copied.
+type voidLane struct {
+	sums    []report.Count // by flow
+	returns []byte
+	lent    []byte
+}
+
+// Epoch implements lane.
+func (l *voidLane) Epoch() uint64 { return 1 }
+
+// Up implements lane.
+func (l *voidLane) Up() bool { return true }
+
+// Room implements lane.
+func (l *voidLane) Room() int { return l.Size() }
+
+// Size implements lane.
+func (l *voidLane) Size() int { return queueBudget }
+
+// Flush implements lane.
+func (l *voidLane) Flush() {}
+
+// Open implements lane.
+func (l *voidLane) Open(slot uint32, _ *frame.Open) bool {
+	for int(slot) >= len(l.sums) {
+		l.sums = append(l.sums, report.Count{})
+	}
+	l.sums[slot] = report.Count{}
+	return true
+}
+
+// Data implements lane.
+func (l *voidLane) Data(slot uint32, _ uint64, _ int64, payload []byte) bool {
+	l.sums[slot].Add(len(payload))
+	return true
+}
+
+// Fin implements lane.
+func (l *voidLane) Fin(slot uint32, _ uint64) bool { return l.end(slot, frame.ClosedBoth) }
+
+// Reset implements lane.
+func (l *voidLane) Reset(slot uint32, _ uint64) bool { return l.end(slot, frame.ClosedClientReset) }
+
+// Abort implements lane.
+func (l *voidLane) Abort(slot uint32, _ frame.AbortReason) bool {
+	return l.end(slot, frame.ClosedAborted)
+}
+
+// end returns the account of a flow; a second end finds the account on its way.
+func (l *voidLane) end(slot uint32, how frame.CloseHow) bool {
+	if n := l.sums[slot]; n.Segments != ^uint64(0) {
+		l.returns = frame.AppendClosed(l.returns, slot, &frame.Closed{How: how, DeliveredBytes: n.Bytes, DeliveredSegments: n.Segments})
+		l.sums[slot].Segments = ^uint64(0)
+	}
+	return true
+}
+
+// Returns implements lane.
+func (l *voidLane) Returns() (frames []byte, epoch uint64) {
+	if len(l.returns) == 0 {
+		return nil, 0
+	}
+	l.lent, l.returns = l.returns, l.lent[:0]
+	return l.lent, 1
+}
+
+var _ lane = (*voidLane)(nil)
