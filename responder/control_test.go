@@ -31,6 +31,7 @@ func (r *rig) flow(f uint32) frame.CloseHow {
 
 // What is told must hold for the flows that begin then, and leave the others alone.
 func TestPauseAndRates(t *testing.T) {
+	t.Parallel()
 	r := newRig(t, Config{}, newFakeNet(2, target{}))
 	r.open(0)
 	r.data(0, 0, "abc")
@@ -71,6 +72,7 @@ func TestPauseAndRates(t *testing.T) {
 // After the kill switch nothing may be left, nothing may begin, and every byte must
 // be accounted for.
 func TestKillSwitch(t *testing.T) {
+	t.Parallel()
 	const flows, copies = 10, 5
 	r := newRig(t, Config{Shards: 2}, newFakeNet(2, target{silent: true}))
 	for f := range uint32(flows) {
@@ -105,6 +107,7 @@ func TestKillSwitch(t *testing.T) {
 
 // Who asks must find each copier with its own figures.
 func TestStateNamesCopiers(t *testing.T) {
+	t.Parallel()
 	r := newRig(t, Config{RateBytes: 1e6}, newFakeNet(1, target{}))
 	r.flow(0)
 	var s *Status
@@ -123,6 +126,7 @@ func TestStateNamesCopiers(t *testing.T) {
 
 // Draining is what a signal does.
 func TestDrainByOrder(t *testing.T) {
+	t.Parallel()
 	r := newRig(t, Config{}, newFakeNet(1, target{}))
 	r.do("drain")
 	<-r.ended

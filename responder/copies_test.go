@@ -11,9 +11,11 @@ import (
 // Each copy must get all that the flow's own session gets, in order, from an address
 // of its own; and what the copier is told of them must add up.
 func TestCopiesOfFlows(t *testing.T) {
+	t.Parallel()
 	const flows, copies, turns = 5, 40, 4
 	for name, jitter := range map[string]uint32{"at once": 0, "spread": 30} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			r := newRig(t, Config{Shards: 3}, newFakeNet(3, target{answer: 10}))
 			want := make(map[uint32]string)
 			for turn := range turns {
@@ -58,6 +60,7 @@ func TestCopiesOfFlows(t *testing.T) {
 // A copier that leaves must not wait for copies that have not begun, and has to be
 // told of each.
 func TestByeHurriesCopies(t *testing.T) {
+	t.Parallel()
 	const copies = 50
 	r := newRig(t, Config{Shards: 2}, newFakeNet(2, target{}))
 	r.openAs(0, frame.Open{Copies: copies, Jitter: 3_600_000})
@@ -78,6 +81,7 @@ func TestByeHurriesCopies(t *testing.T) {
 // Whatever ends a flow's copies, each is in one account, and no place or address is
 // kept.
 func TestCopiesThatDoNotComeAbout(t *testing.T) {
+	t.Parallel()
 	const copies = 20
 	for name, tt := range map[string]struct {
 		cfg  Config
@@ -92,6 +96,7 @@ func TestCopiesThatDoNotComeAbout(t *testing.T) {
 		"stop":                  {Config{Drain: time.Millisecond}, newFakeNet(2, target{silent: true}), func(r *rig) { r.stop() }, frame.ClosedDrain, 3 * (copies - 1)},
 	} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			tt.cfg.Shards = 2
 			r := newRig(t, tt.cfg, tt.net)
 			r.openAs(0, frame.Open{Copies: copies, Jitter: 10})

@@ -62,12 +62,14 @@ func TestRateOfBytesIsPaidBackByNewFlows(t *testing.T) {
 // What is over the rate is refused as a whole flow, with its copies, under a name of
 // its own.
 func TestFlowsOverTheRate(t *testing.T) {
+	t.Parallel()
 	const copies = 5
 	for name, cfg := range map[string]Config{
 		"connections": {RateConnections: 0.001},
 		"bytes":       {RateBytes: 0.001},
 	} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			r := newRig(t, cfg, newFakeNet(2, target{}))
 			for f := range uint32(3) {
 				r.openAs(f, frame.Open{Copies: copies})
