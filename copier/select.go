@@ -190,7 +190,7 @@ func (s *shard) divide(r *record, c *cut, b []byte) (why report.Reason, rest int
 			n = len(from)
 			s.part(c, from, old > 0)
 		case http1.Head:
-			s.head(c, n, old > 0)
+			s.head(c, from[:n], old > 0)
 		default:
 			s.part(c, from[:n], old > 0)
 		}

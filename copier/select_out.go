@@ -27,28 +27,28 @@ func (s *shard) overrun(c *cut, rest int) int {
 	return rest
 }
 
-// head decides about a request, whose head has n bytes. own says that these have to
-// be copied, since they are lent for this call only.
-func (s *shard) head(c *cut, n int, own bool) {
+// head decides about the request with head b. own says that its bytes have to be
+// copied, since they are lent for this call only.
+func (s *shard) head(c *cut, b []byte, own bool) {
 	f := s.sieve
 	c.any = true
 	c.keep = f.rules.Selects(&f.req)
 	c.seen.begin(c.keep, f.req.Expects)
 	if !c.keep {
 		s.book.HTTP.LeftOut++
-		s.leaveOut(n)
+		s.leaveOut(len(b))
 		return
 	}
 	s.book.HTTP.Selected++
 	f.enter()
 	if !f.rules.Rewrites() {
-		f.put(f.req.Head(), own)
+		f.put(b, own)
 		return
 	}
 	f.gather()
 	before := len(f.out)
 	f.out = f.rules.Append(f.out, &f.req)
-	if d := len(f.out) - before - n; d > 0 {
+	if d := len(f.out) - before - len(b); d > 0 {
 		s.book.Client.Rewritten.Added.Bytes += uint64(d)
 	} else {
 		s.book.Client.Rewritten.Removed.Bytes += uint64(-d)

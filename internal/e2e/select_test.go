@@ -8,12 +8,14 @@ import (
 	"io"
 	"math/rand/v2"
 	"net/http"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	"flowtwin/internal/e2e/rig"
+	"flowtwin/internal/e2e/traffic"
 	"flowtwin/internal/testnet"
 )
 
@@ -193,7 +195,10 @@ func TestSelectByHost(t *testing.T) {
 	s := newScene(t, testnet.LabConfig{})
 	online := s.talkAt(s.Lab.Online, talkPort, 0, shop)
 	target := s.talkAt(s.Lab.Target, talkPort, 10*time.Millisecond, shop)
-	copier, responder := s.copiesSelected("--http-host=shop.example,*.cdn.example", "--http-not-path", "/private")
+	rules := []string{"--http-host=shop.example,*.cdn.example", "--http-not-path", "/private"}
+	copier, responder := s.copiesSelected(rules...)
+	file := filepath.Join(s.Dir, "shop.pcap")
+	tcpdump := s.record(s.Lab.Online, file, "-i", "eth0", "-s", "0", "tcp port 25 or udp port 9")
 	const clients = 20
 	s.users(clients, s.dialer(talkPort), func(i int, u *user) error {
 		r := rand.New(rand.NewPCG(uint64(i), 7))
@@ -215,9 +220,22 @@ func TestSelectByHost(t *testing.T) {
 	})
 	requests, left := s.selects(online, target, isShop)
 	s.inTurns(target)
-	report := s.end(copier, responder)
-	s.noneHeldToTheEnd(report)
-	s.counted(report, requests, left)
+	s.recorded(map[string]*rig.Process{file: tcpdump})
+	report := s.endCopier(copier)
+	live, _ := target.log()
+	recorded := s.replays("", append(rules, "-x", talkMap, "-i", file, "--pace=target")...)
+	if !rig.Until(s.within(), func() bool { over, open := target.log(); return open == 0 && len(over) == 2*len(live) }) {
+		t.Error("the recording is not replayed")
+	}
+	if over, _ := target.log(); !slices.Equal(slices.Compact(over), live) {
+		t.Error("a recording brings the target other requests than the live copy did")
+	}
+	s.stops(responder)
+	s.untouched()
+	for _, r := range []*rig.Report{report, recorded} {
+		s.noneHeldToTheEnd(r)
+		s.counted(r, requests, left)
+	}
 	if n := report.Flows.Refused["http_unselected"]; n != 1 || report.Sessions.Opened != clients-1 {
 		t.Errorf("%d flows refused, %d opened, want 1 and %d", n, report.Sessions.Opened, clients-1)
 	}
@@ -396,4 +414,63 @@ func (s *scene) counted(r *rig.Report, requests, left int) {
 	if r.Client.Sent != r.Sent.Delivered {
 		s.t.Errorf("ledger: sent %v, delivered %v", r.Client.Sent, r.Sent.Delivered)
 	}
+}
+
+// nginx, with two names, under clients that mix them on a connection, each in turn
+// and pipelined.
+func TestSelectNginx(t *testing.T) {
+	t.Parallel()
+	s := newScene(t, testnet.LabConfig{})
+	dirs := make([]string, 2)
+	for i, ns := range []*testnet.NS{s.Lab.Online, s.Lab.Target} {
+		p, dir, err := s.StartNginx(s.within(), ns, fmt.Sprint("nginx-", i))
+		s.keep(p, err)
+		dirs[i] = dir
+	}
+	responder := s.keep(s.StartResponder(s.within()))
+	copier := s.keep(s.StartCopier(s.within(), httpMap, "--http-not-host=other.example"))
+	const clients, rounds = 20, 20
+	s.users(clients, s.dialer(port), func(i int, u *user) error {
+		for n := range rounds {
+			var text strings.Builder
+			requests := 1 + (i%2)*n%5
+			for k := range requests {
+				host := []string{"shop.example", "other.example"}[(n/2+k)%2]
+				fmt.Fprintf(&text, "%s", post(host, fmt.Sprintf("/%s/%d/%d/%d", host, i, n, k), strings.Repeat("x", n*10)))
+			}
+			if err := u.tell("%s", text.String()); err != nil {
+				return err
+			}
+			for range requests {
+				if err := u.answered(); err != nil {
+					return err
+				}
+			}
+		}
+		return nil
+	})
+	left, requests := 0, 0
+	var diff []string
+	rig.Until(s.within(), func() bool {
+		online, err1 := traffic.NginxLog(dirs[0])
+		target, err2 := traffic.NginxLog(dirs[1])
+		if err1 != nil || err2 != nil {
+			t.Fatal(err1, err2)
+		}
+		left = online.Requests()
+		for i, c := range online {
+			online[i] = slices.DeleteFunc(c, func(r traffic.Request) bool { return strings.HasPrefix(r.Path, "/other") })
+		}
+		online = slices.DeleteFunc(online, func(c traffic.Conversation) bool { return len(c) == 0 })
+		requests = online.Requests()
+		left -= requests
+		diff = traffic.Compare(online, target)
+		return len(diff) == 0 && requests > 0
+	})
+	if len(diff) > 0 || left == 0 {
+		t.Errorf("%d left out online:\n%s", left, traffic.Describe(diff))
+	}
+	report := s.end(copier, responder)
+	s.noneHeldToTheEnd(report)
+	s.counted(report, requests, left)
 }

@@ -264,8 +264,5 @@ func endsChunked(b []byte) bool {
 	}
 }
 
-// Head returns all of the head.
-func (r *Request) Head() []byte { return r.head }
-
 // Blank reports whether b holds empty lines only.
 func Blank(b []byte) bool { return blankLines(b) == len(b) }

@@ -12,7 +12,7 @@ import (
 )
 
 // nginxConf is the configuration of an nginx that answers everything with 600
-// bytes and logs what tells requests and connections apart. dir is its own.
+// bytes, what other.example is asked with 1,800, and logs what tells requests and connections apart. dir is its own.
 const nginxConf = `
 user root;
 worker_processes 1;
@@ -35,6 +35,11 @@ http {
 		listen 80 backlog=8192;
 		listen [::]:80 backlog=8192;
 		location / { return 200 "%[2]s"; }
+	}
+	server {
+		listen 80;
+		server_name other.example;
+		location / { return 200 "%[2]s%[2]s%[2]s"; }
 	}
 }
 `
