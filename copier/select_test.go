@@ -140,6 +140,37 @@ func TestSelectPipelined(t *testing.T) {
 	}
 }
 
+// A turn must never begin where the target has nothing to answer: it would be held to
+// the end.
+func TestSelectTurnsThatHaveNoAnswer(t *testing.T) {
+	t.Parallel()
+	for name, feed := range map[string]func(b *bench, c *conn){
+		"the first request, behind pipelined ones that were left out": func(b *bench, c *conn) {
+			b.feed(c.data(ask("l1")+ask("l2")), c.answer(100), c.data(ask("k1")))
+		},
+		"the rest of a body, while an answer is read": func(b *bench, c *conn) {
+			body := post("k1", "0123456789")
+			b.feed(c.data(ask("l1")), c.answer(100), c.data(body[:len(body)-5]), c.answer(100), c.data(body[len(body)-5:]))
+		},
+		"the first request after the tunnel was down": func(b *bench, c *conn) {
+			b.lane.up = false
+			b.feed(c.data(ask("k1")), c.answer(100), c.data(ask("k2")), c.answer(100))
+			b.lane.up = true
+			b.feed(c.data(ask("k3")))
+		},
+	} {
+		b := newSifting(t, shop(), false)
+		c := newConn()
+		b.feed(c.handshake()...)
+		feed(b, c)
+		for _, seen := range b.session().seens {
+			if seen != 0 {
+				t.Errorf("%s: seen %d", name, b.session().seens)
+			}
+		}
+	}
+}
+
 // Requests that are all selected may be pipelined, and what was seen stays exact.
 func TestSelectAllPipelined(t *testing.T) {
 	t.Parallel()

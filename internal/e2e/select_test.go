@@ -232,6 +232,9 @@ func TestSelectByHost(t *testing.T) {
 	}
 	s.stops(responder)
 	s.untouched()
+	if want := " 0 released by the settle time, 0 by max-hold"; !strings.Contains(responder.Output(), want) {
+		t.Errorf("answers were waited for that never come: the responder does not say %q", want)
+	}
 	for _, r := range []*rig.Report{report, recorded} {
 		s.noneHeldToTheEnd(r)
 		s.counted(r, requests, left)
