@@ -397,24 +397,32 @@ func TestSelectRandom(t *testing.T) {
 	}
 }
 
-func TestSelectDoesNotAllocate(t *testing.T) {
+// browsing returns a shard that selects requests, and its ring: of each connection's
+// seven requests five are selected, and one comes in two segments.
+func browsing(tb testing.TB, n int) (*shard, *steady) {
+	tb.Helper()
 	s, ring := busy(0, 0, 0)
 	rules, err := http1.Compile(http1.Config{Hosts: []string{"k*"}, NotPaths: []string{"~^/img"}, SetHeaders: []string{"X-Copied: 1"}})
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	s.sieve = newSieve(rules, false, 1)
-	for i := range 50 {
+	for i := range n {
 		c := newConn()
 		c.client = netip.AddrPortFrom(c.client.Addr(), uint16(1000+i))
 		ring.all = append(ring.all, c.handshake()...)
-		ring.all = append(ring.all, c.data(ask("k1")), c.answer(500), c.data(ask("l1")), c.answer(3), c.data(post("k2", "abc")+ask("l2")+ask("k3")), c.answer(9))
-		ring.all = append(ring.all, c.data("GET / HTTP/1.1\r\nHo"), c.data("st: k\r\n\r\n"), c.answer(10))
+		ring.all = append(ring.all, c.data(ask("l1")), c.answer(500), c.data(ask("k1")), c.answer(500), c.data(post("k2", "abc")+ask("l2")+ask("k3")), c.answer(9))
+		ring.all = append(ring.all, c.data("GET / HTTP/1.1\r\nHo"), c.data("st: k\r\n\r\n"), c.answer(10), c.data(post("k4", string(make([]byte, 300)))), c.answer(20))
 		ring.all = append(ring.all, c.fin(), c.serverFin(), c.ack())
 	}
 	for i := range ring.all {
-		ring.all[i].Checked = true
+		ring.all[i].Checked = true // the ring changes them
 	}
+	return s, ring
+}
+
+func TestSelectDoesNotAllocate(t *testing.T) {
+	s, _ := browsing(t, 50)
 	var p capture.Packet
 	for range 10 {
 		pass(s, &p)
@@ -422,7 +430,24 @@ func TestSelectDoesNotAllocate(t *testing.T) {
 	if n := testing.AllocsPerRun(100, func() { pass(s, &p) }); n != 0 {
 		t.Errorf("a block allocates %v times, want 0", n)
 	}
-	if wrong := s.book.Check(); len(wrong) > 0 || s.book.HTTP != (report.HTTP{Selected: 4 * 111 * 50, LeftOut: 2 * 111 * 50}) {
+	if wrong := s.book.Check(); len(wrong) > 0 || s.book.HTTP != (report.HTTP{Selected: 5 * 111 * 50, LeftOut: 2 * 111 * 50}) {
 		t.Errorf("%+v; %v", s.book.HTTP, wrong)
+	}
+}
+
+func BenchmarkSelect(b *testing.B) {
+	for name, on := range map[string]bool{"off": false, "on": true} {
+		b.Run(name, func(b *testing.B) {
+			s, ring := browsing(b, 100)
+			if !on {
+				s.sieve = nil
+			}
+			var p capture.Packet
+			pass(s, &p)
+			for b.Loop() {
+				pass(s, &p)
+			}
+			b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N*len(ring.all)), "ns/packet")
+		})
 	}
 }

@@ -101,6 +101,8 @@ Examples:
       one of this host's addresses only, on one interface
   copier -x 80-10.1.0.9:80 --invite-file invite -r 25 --ramp 10m
       a quarter of the connections, reached in ten minutes
+  copier -x 80-10.1.0.9:80 --invite-file invite --http-host shop.example --http-set-header 'X-Copied: 1'
+      of HTTP/1 only requests for one host, each with a header of its own
   copier -x 80-10.1.0.9:80 --netns 4711 --invite-file invite
       port 80 of the container that process 4711 is in
   copier -x 10.1.0.5:80-10.1.0.9:80 --decap vxlan --invite-file invite

@@ -39,7 +39,17 @@ func (h *httpFlags) add(fs *pflag.FlagSet) {
 
 // parse returns the rules, nil when none are given.
 func (h *httpFlags) parse(fs *pflag.FlagSet) (*http1.Rules, error) {
+	// An empty list, of a variable that is not set, say, must not select everything.
+	for name, list := range map[string][]string{
+		"http-host": h.config.Hosts, "http-not-host": h.config.NotHosts, "http-method": h.config.Methods, "http-not-method": h.config.NotMethods,
+	} {
+		if fs.Changed(name) && len(list) == 0 {
+			return nil, fmt.Errorf("--%s: is empty", name)
+		}
+	}
 	switch {
+	case fs.Changed("http-set-host") && h.config.SetHost == "":
+		return nil, errors.New("--http-set-host: is empty")
 	case h.onError != onErrorDrop && h.onError != onErrorPass:
 		return nil, fmt.Errorf("--http-on-error: %q is neither %s nor %s", h.onError, onErrorDrop, onErrorPass)
 	case !h.config.Empty():
