@@ -47,8 +47,10 @@ func leadFor(pace string) lead {
 }
 
 const (
-	// poll is how soon a player looks again for room.
-	poll = time.Millisecond
+	// poll is how soon a player looks again for room; as long as there is none, after
+	// twice as long each time.
+	poll     = time.Millisecond
+	pollMost = 8 * time.Millisecond
 	// stuck is how long the target may move nothing at all until a player goes on
 	// without it: it is silent on connections that it has accepted.
 	stuck = 10 * time.Second
@@ -85,6 +87,7 @@ type player struct {
 	epoch    uint64
 	moved    report.Count // when it moved last
 	since    time.Time
+	nap      time.Duration
 
 	loops    int
 	played   atomic.Int64  // recorded time, for the status
@@ -112,7 +115,10 @@ func (p *player) Next(timeout time.Duration) (bool, error) {
 		p.finish()
 		return false, nil
 	case !p.room(time.Now()):
-		p.wait(min(timeout, poll))
+		if timeout > 0 {
+			p.nap = min(max(2*p.nap, poll), pollMost)
+			p.wait(min(p.nap, timeout))
+		}
 		return false, nil
 	case !p.load(timeout):
 		return false, nil
@@ -275,7 +281,7 @@ func (p *player) room(now time.Time) bool {
 	ahead := p.ahead()
 	over := s.book.Sessions.Open - min(s.book.Flows.Live, s.book.Sessions.Open)
 	if ahead.Segments < p.lead.segments && ahead.Bytes < p.lead.bytes && over < p.lead.sessions {
-		p.since = time.Time{}
+		p.since, p.nap = time.Time{}, 0
 		return true
 	}
 	if at := s.book.Moved; p.since.IsZero() || at != p.moved {
