@@ -49,7 +49,8 @@ type Report struct {
 			Added   Count `json:"added"`
 			Removed Count `json:"removed"`
 		} `json:"rewritten"`
-		Injected Count `json:"injected"`
+		Injected Count  `json:"injected"`
+		Urgent   uint64 `json:"urgent"`
 	} `json:"client"`
 	Sent struct {
 		Delivered  Count            `json:"delivered"`
