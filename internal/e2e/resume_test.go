@@ -139,6 +139,7 @@ func TestRedisLoginBeforeTheTunnel(t *testing.T) {
 			ask(i, "RPUSH", fmt.Sprint("list", i), fmt.Sprint(n))
 		}
 	}
+	within := s.within()
 	for i := range clients {
 		key := fmt.Sprint("list", i)
 		want, err := servers["online"].Ask("LRANGE", key, "0", "-1")
@@ -146,7 +147,7 @@ func TestRedisLoginBeforeTheTunnel(t *testing.T) {
 			t.Fatal(err)
 		}
 		var got string
-		rig.Until(s.within(), func() bool {
+		rig.Until(within, func() bool {
 			got, err = servers["target"].Ask("LRANGE", key, "0", "-1")
 			return err != nil || got == want
 		})
