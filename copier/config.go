@@ -41,6 +41,7 @@ type Config struct {
 	Drain       time.Duration
 	Control     string // the path of the control socket, "" none
 	ReportFile  string // JSON ledger, "" none
+	HeaderFile  string // pcap of the headers that targets send, "" none; of several targets each has its own, with .1 and so on
 	Version     string
 	InjectLoss  float64 // share of the captured packets that is thrown away, for tests
 

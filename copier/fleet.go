@@ -56,6 +56,9 @@ func (cfg *Config) each() []Config {
 		}
 		c.Log = cfg.Log.With("target", c.name)
 		c.Ready = ready.once()
+		if cfg.HeaderFile != "" {
+			c.HeaderFile = fmt.Sprintf("%s.%d", cfg.HeaderFile, i+1)
+		}
 		c.status = make(chan os.Signal, 1)
 		c.Status = c.status
 		if cfg.Split {

@@ -62,6 +62,7 @@ type shard struct {
 	tally flow.Tally // of the store, as far as it is in the book
 
 	opening frame.Open   // scratch for the lane, here so that it does not escape each time
+	headers *headers     // that are recorded, or nil
 	copies  frame.Copies // what the responder last told of the lane's
 
 	phase  phase // as of this block

@@ -17,10 +17,13 @@ func (s *shard) receive() {
 		if err != nil || !s.returned(t, slot, body) {
 			s.book.BadReturns++
 			if err != nil {
-				return
+				break
 			}
 		}
 		frames = rest
+	}
+	if s.headers != nil {
+		s.headers.flush()
 	}
 }
 
@@ -77,7 +80,11 @@ func (s *shard) returned(t frame.Type, slot uint32, body []byte) bool {
 func (s *shard) targetHeader(h *frame.TargetHeader) {
 	s.book.Answers.Headers++
 	v := &s.view
-	if v.Parse(h.Headers, len(h.Headers)) == packet.OK && v.PayloadLen > 0 {
+	sense := v.Parse(h.Headers, len(h.Headers)) == packet.OK
+	if sense && v.PayloadLen > 0 {
 		s.book.Answers.Target.Add(v.PayloadLen)
+	}
+	if s.headers != nil {
+		s.headers.add(h, v, sense, s.offset)
 	}
 }

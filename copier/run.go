@@ -120,6 +120,7 @@ type copier struct {
 	shards  []*shard
 	rings   []stater // of the shards
 	started time.Time
+	headers *headerFile // or nil
 
 	close    func() error  // of its packets' source
 	halt     chan struct{} // closed: do not wait for flows that live
@@ -183,7 +184,13 @@ func (c *copier) run(ctx context.Context) error {
 }
 
 // copy starts everything and returns when everything has ended.
-func (c *copier) copy(ctx context.Context) error {
+func (c *copier) copy(ctx context.Context) (err error) {
+	if c.cfg.HeaderFile != "" {
+		if err := c.recordHeaders(); err != nil {
+			return err
+		}
+		defer func() { err = errors.Join(err, c.headers.close()) }()
+	}
 	g, failed := errgroup.WithContext(context.WithoutCancel(ctx))
 	side, stop := context.WithCancel(failed) // of what runs beside the shards
 	for _, s := range c.shards {
@@ -210,7 +217,7 @@ func (c *copier) copy(ctx context.Context) error {
 		c.ask(phaseOver)
 		return nil
 	})
-	err := g.Wait()
+	err = g.Wait()
 	stop()
 	return errors.Join(err, c.flaw)
 }

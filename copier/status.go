@@ -87,6 +87,7 @@ func (c *copier) summary() *report.Summary {
 		Ended:     time.Now(),
 		Recording: c.recording(),
 		Recorded:  c.recorded(),
+		Headers:   c.headers.stats(),
 		Tunnel: report.Tunnel{
 			Up: st.Up, Remote: st.Remote, Connects: st.Connects, RTT: st.RTT,
 			BytesSent: st.BytesSent, BytesReturned: st.BytesReturned,

@@ -72,6 +72,7 @@ func (r *raw) flags() *pflag.FlagSet {
 	fs.DurationVar(&c.Drain, "drain", 5*time.Second, "how long live flows may go on after SIGINT or SIGTERM")
 	fs.StringVar(&c.Control, "control", "", "listen at the unix socket `PATH` for \"copier ctl\" (default: none)")
 	fs.StringVar(&c.ReportFile, "report", "", "write the final ledger as JSON to `FILE`")
+	fs.StringVar(&c.HeaderFile, "record-headers", "", "write the headers of what the targets send to `FILE`, as a pcap with the packets' lengths, up to 4 GB; of several targets to FILE.1 and so on")
 	fs.BoolVarP(&r.daemon, "daemon", "d", false, "run in the background")
 	fs.StringVarP(&r.logFile, "log", "l", "", "log to `FILE` (default: stderr)")
 	fs.StringVarP(&r.pidFile, "pid", "P", "", "write the process id to `FILE`")

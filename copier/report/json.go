@@ -39,6 +39,7 @@ type document struct {
 
 	Recording *recordingJSON `json:"recording,omitempty"` // of replayed files
 	Recorded  *recordedJSON  `json:"recorded,omitempty"`  // by --record
+	Headers   *Headers       `json:"recorded_headers,omitempty"`
 }
 
 type packetsJSON struct {
@@ -175,7 +176,7 @@ func (s *Summary) MarshalJSON() ([]byte, error) {
 			l.Answers.Online, l.Answers.Target, l.Answers.Absorbed, l.Answers.Same, l.Answers.Different,
 			l.Answers.Turns, l.Answers.HeldMax, l.Answers.Headers, l.Answers.HeadersDropped,
 		},
-		Recording: s.Recording.json(l), Recorded: s.Recorded.json(l),
+		Recording: s.Recording.json(l), Recorded: s.Recorded.json(l), Headers: s.Headers,
 		Tunnel: tunnelJSON{
 			s.Tunnel.Up, s.Tunnel.Remote, s.Tunnel.Connects, int64(s.Tunnel.RTT), s.Tunnel.BytesSent, s.Tunnel.BytesReturned,
 		},

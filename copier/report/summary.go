@@ -22,6 +22,13 @@ type Summary struct {
 
 	Recording *Recording // that is replayed, or nil
 	Recorded  *Recorded  // what was captured, or nil
+	Headers   *Headers   // the file of them, or nil
+}
+
+// Headers says what became of the targets' headers that were to be recorded.
+type Headers struct {
+	Recorded uint64 `json:"recorded"`
+	Dropped  uint64 `json:"dropped"` // the disk was slow or full, or the file at its end
 }
 
 // Kernel is what the rings' kernel side has counted.
@@ -53,6 +60,9 @@ func (s *Summary) Check() []string {
 	wrong := s.Ledger.Check()
 	if s.Recording != nil && s.Final {
 		wrong = append(wrong, s.Recording.check(&s.Ledger)...)
+	}
+	if h := s.Headers; h != nil && s.Final && h.Recorded+h.Dropped != s.Ledger.Answers.Headers {
+		wrong = append(wrong, fmt.Sprintf("headers returned: %d, but %d recorded + %d dropped", s.Ledger.Answers.Headers, h.Recorded, h.Dropped))
 	}
 	if n := s.Ledger.Sent.InFlight; s.Final && n != (Count{}) {
 		wrong = append(wrong, fmt.Sprintf("in flight at the end: %d segments, %d bytes", n.Segments, n.Bytes))

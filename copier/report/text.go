@@ -198,6 +198,9 @@ func (s *Summary) answers(p *page) {
 	p.number("as long as online", a.Same, "of "+thousands(a.Same+a.Different)+" connections closed by both sides")
 	p.number("turns", a.Turns, thousands(a.HeldMax)+" released by --max-hold")
 	p.number("headers returned", a.Headers, thousands(a.HeadersDropped)+" dropped")
+	if h := s.Headers; h != nil {
+		p.number("headers recorded", h.Recorded, thousands(h.Dropped)+" not: no room, or the disk")
+	}
 	p.title("tunnel")
 	p.line("round trip", short(s.Tunnel.RTT).String(), "")
 	p.line("bytes", size(s.Tunnel.BytesSent), "out, "+size(s.Tunnel.BytesReturned)+" back")

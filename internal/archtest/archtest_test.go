@@ -29,7 +29,7 @@ var table = map[string][]string{
 	"copier/report":              {"internal/packet", "internal/flow", "tunnel/frame"},
 	"copier": {
 		"internal/packet", "internal/flow", "internal/http1", "tunnel", "tunnel/frame",
-		"copier/capture", "copier/offline", "copier/recording", "copier/report", "internal/ctl",
+		"copier/capture", "copier/offline", "copier/recording", "copier/report", "internal/ctl", "internal/pcap",
 	},
 	"responder/replay": {"internal/packet", "internal/flow", "tunnel/frame"},
 	"responder": {

@@ -8,15 +8,24 @@ import (
 // ChecksumOK reports whether the TCP checksum is right. The packet must be whole,
 // and its checksum a finished one: a captured packet may carry one that the
 // network card is still to compute, or did check before it merged packets.
-func (v *View) ChecksumOK() bool {
+func (v *View) ChecksumOK() bool { return fold(v.sum()) == 0xffff }
+
+// Checksum returns what the TCP checksum has to be. The packet must be whole.
+func (v *View) Checksum() uint16 {
+	tcp := v.Headers[len(v.Headers)-len(v.Options)-tcpMinHeader:]
+	// To add the complement is to take away.
+	return ^fold(v.sum() + uint64(^binary.BigEndian.Uint16(tcp[16:])))
+}
+
+// sum returns the sum that the checksum completes.
+func (v *View) sum() uint64 {
 	tcp := v.Headers[len(v.Headers)-len(v.Options)-tcpMinHeader:]
 	// The mapped form of an IPv4 address adds ffff, which is nothing in ones'
 	// complement.
 	s := sum(protoTCP+uint64(len(tcp)+len(v.Payload)), v.Src[:])
 	s = sum(s, v.Dst[:])
 	s = sum(s, tcp) // of whole words, so the payload begins with one
-	s = sum(s, v.Payload)
-	return fold(s) == 0xffff
+	return sum(s, v.Payload)
 }
 
 // ChecksumPartial reports whether the TCP checksum is one that was left to the

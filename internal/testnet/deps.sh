@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Installs what the namespace tests and benchmarks drive: nginx and redis, and
+# Installs what the namespace tests and benchmarks drive: nginx and redis, tshark, and
 # the tools they look at the network with. Debian and Ubuntu only; elsewhere it
 # says what is missing. Does nothing when all is there.
 #
@@ -11,7 +11,7 @@ set -euo pipefail
 
 declare -A package=(
 	[ip]=iproute2 [nsenter]=util-linux [setpriv]=util-linux [ethtool]=ethtool [nft]=nftables
-	[nginx]=nginx [redis-server]=redis-server [tcpdump]=tcpdump [zstd]=zstd
+	[nginx]=nginx [redis-server]=redis-server [tcpdump]=tcpdump [zstd]=zstd [tshark]=tshark
 )
 PATH=$PATH:/usr/sbin:/sbin
 missing=() packages=()

@@ -91,6 +91,8 @@ type Report struct {
 		Different uint64 `json:"different_length"`
 		Turns     uint64 `json:"turns"`
 		HeldMax   uint64 `json:"held_max"`
+		Target    Count  `json:"target"`
+		Headers   uint64 `json:"headers_returned"`
 	} `json:"answers"`
 	HTTP struct {
 		Selected uint64 `json:"selected"`
@@ -105,6 +107,10 @@ type Report struct {
 		LeftOut map[string]uint64 `json:"left_out"`
 		Lag     map[string]uint64 `json:"schedule_lag_ns"`
 	} `json:"recording"`
+	RecordedHeaders struct {
+		Recorded uint64 `json:"recorded"`
+		Dropped  uint64 `json:"dropped"`
+	} `json:"recorded_headers"`
 	Lag map[string]uint64 `json:"lag_ns"` // nanoseconds from capture to the target: p50, p99, max
 }
 
