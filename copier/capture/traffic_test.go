@@ -2,13 +2,10 @@ package capture
 
 import (
 	"bytes"
-	"errors"
 	"fmt"
 	"net"
 	"strings"
 	"testing"
-
-	"github.com/vishvananda/netlink"
 
 	"flowtwin/internal/packet"
 	"flowtwin/internal/testnet"
@@ -133,16 +130,6 @@ func TestUploadIsCapturedWhole(t *testing.T) {
 	}
 }
 
-// mergeMore lets an interface merge up to n bytes.
-func mergeMore(dev string, n int) error {
-	l, err := netlink.LinkByName(dev)
-	if err != nil {
-		return err
-	}
-	return errors.Join(netlink.LinkSetGSOMaxSize(l, n), netlink.LinkSetGROMaxSize(l, n),
-		netlink.LinkSetGSOIPv4MaxSize(l, n), netlink.LinkSetGROIPv4MaxSize(l, n))
-}
-
 // With BIG TCP (Linux 5.19 for IPv6, 6.3 for IPv4) interfaces merge to more than
 // 64 KiB: the length in the IP header is 0, and IPv6 may have an extension header.
 func TestBigTCPIsCapturedWhole(t *testing.T) {
@@ -150,9 +137,7 @@ func TestBigTCPIsCapturedWhole(t *testing.T) {
 		t.Run(addr, func(t *testing.T) {
 			client, server := pair(t)
 			for _, ns := range []*testnet.NS{client, server} {
-				var err error
-				ns.Do(func() { err = mergeMore("eth0", 200_000) })
-				if err != nil {
+				if err := testnet.SetMergeMax(ns, "eth0", 200_000); err != nil {
 					t.Skip("no BIG TCP here:", err)
 				}
 			}

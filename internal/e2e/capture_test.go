@@ -3,9 +3,14 @@
 package e2e
 
 import (
+	"errors"
+	"net"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
+
+	"golang.org/x/sys/unix"
 
 	"flowtwin/internal/e2e/rig"
 	"flowtwin/internal/e2e/traffic"
@@ -121,4 +126,59 @@ func TestSeveralMaps(t *testing.T) {
 	if got, want := report.Sessions.Opened, uint64(2*a.Connections+b.Connections); got != want {
 		t.Errorf("ledger: %d sessions, want %d (%d connections have no map)", got, want, other.Connections)
 	}
+}
+
+// IPv6 headers between IP and TCP hide the ports from the kernel's filter.
+func TestIPv6ExtensionHeaders(t *testing.T) {
+	t.Parallel()
+	s := newScene(t, testnet.LabConfig{})
+	extended := func(c syscall.RawConn) error {
+		var err error
+		control := c.Control(func(fd uintptr) {
+			padding := string([]byte{0, 0, 1, 4, 0, 0, 0, 0})
+			err = errors.Join(
+				unix.SetsockoptString(int(fd), unix.SOL_IPV6, unix.IPV6_HOPOPTS, padding),
+				unix.SetsockoptString(int(fd), unix.SOL_IPV6, unix.IPV6_DSTOPTS, padding))
+		})
+		return errors.Join(control, err)
+	}
+	const server = "[" + testnet.OnlineAddr6 + "]:80"
+	var ln net.Listener
+	var err error
+	s.Lab.Online.Do(func() {
+		config := net.ListenConfig{Control: func(_, _ string, c syscall.RawConn) error { return extended(c) }}
+		ln, err = config.Listen(t.Context(), "tcp", server)
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	online, target := traffic.Serve(ln), s.serveAt(s.Lab.Target, port)
+	t.Cleanup(func() { _ = online.Close() })
+	s.plain(s.Lab.Clients, s.Lab.Online) // merged packets with such headers are lost on their way
+	copier, responder := s.copies(server + "-" + testnet.TargetAddr + ":80")
+	d := s.dialerTo(server, testnet.ClientAddr6)
+	d.Control = func(_, _ string, c syscall.RawConn) error { return extended(c) }
+	stats := s.few(d)
+	s.same(online, target)
+	s.exact(s.end(copier, responder), stats)
+}
+
+// Fast networks merge packets to more than IP's length field can say (BIG TCP).
+// (Of IPv6 the capture's own test: routers lose such packets.)
+func TestPacketsBeyond64KiB(t *testing.T) {
+	t.Parallel()
+	s := newScene(t, testnet.LabConfig{}, func(l *testnet.Lab) {
+		for ns, devs := range map[*testnet.NS][]string{l.Clients: {"eth0"}, l.Router: {"eth0", "eth1"}, l.Online: {"eth0"}} {
+			for _, dev := range devs {
+				if err := testnet.SetMergeMax(ns, dev, 190_000); err != nil {
+					t.Skip("no BIG TCP here: ", err)
+				}
+			}
+		}
+	})
+	online, target := s.serve(port, port)
+	copier, responder := s.copies(httpMap)
+	stats := s.make(traffic.Load{Name: "upload", Clients: 2, Rounds: 2, Requests: 2, Bodies: []int{8 << 20}, Answer: 4 << 20}, s.dialer(port))
+	s.same(online, target)
+	s.exact(s.end(copier, responder), stats)
 }

@@ -4,7 +4,9 @@ package e2e
 
 import (
 	"encoding/binary"
+	"io"
 	"net"
+	"slices"
 	"sync/atomic"
 	"testing"
 
@@ -21,10 +23,10 @@ import (
 type feed struct {
 	header []byte // in front of each frame
 	plain  bool   // without the link header
-	tag    bool   // with a VLAN tag
+	tags   []byte // VLAN tags behind the link's addresses
 	cut    int    // frames are cut to so many bytes, 0 not
 	cross  bool   // what the server sends overtakes what its client sent before
-	send   net.Conn
+	send   io.WriteCloser
 
 	fd      int
 	links   [2]int // of the router, to the clients and the online server
@@ -36,12 +38,20 @@ type feed struct {
 // start makes the router mirror by f to network and address of the monitor.
 func (f *feed) start(t *testing.T, router *testnet.NS, network, address string) {
 	t.Helper()
+	var err error
+	router.Do(func() { f.send, err = net.Dial(network, address) })
+	if err != nil {
+		t.Fatal(err)
+	}
+	f.watch(t, router)
+}
+
+// watch makes the router mirror by f to f.send.
+func (f *feed) watch(t *testing.T, router *testnet.NS) {
+	t.Helper()
 	f.done = make(chan struct{})
 	var err error
 	router.Do(func() {
-		if f.send, err = net.Dial(network, address); err != nil {
-			return
-		}
 		for i, dev := range []string{"eth0", "eth1"} {
 			var link *net.Interface
 			if link, err = net.InterfaceByName(dev); err != nil {
@@ -111,11 +121,9 @@ func (f *feed) wrap(frame []byte) []byte {
 	switch {
 	case f.plain:
 		return append(out, frame[14:]...)
-	case f.tag:
-		out = append(out, frame[:12]...)
-		return append(append(out, 0x81, 0, 0x40, 7), frame[12:]...)
+	default:
+		return slices.Concat(out, frame[:12], f.tags, frame[12:])
 	}
-	return append(out, frame...)
 }
 
 // decapScene lays out a scene with a monitor that can take larger packets than the
@@ -166,11 +174,11 @@ func TestMirrorFeeds(t *testing.T) {
 		},
 		"VXLAN, tagged, IPv6": {
 			"vxlan,gre", "udp", monitorAddr + ":4789",
-			&feed{header: packettest.VXLANHeader(9), tag: true}, server6, testnet.ClientAddr6,
+			&feed{header: packettest.VXLANHeader(9), tags: []byte{0x81, 0, 0x40, 7}}, server6, testnet.ClientAddr6,
 		},
 		"GENEVE": {
 			"geneve", "udp", monitorAddr + ":6081",
-			&feed{header: packettest.GENEVEHeader(9, 0x6558, make([]byte, 12)), tag: true}, testnet.OnlineAddr + ":80", testnet.ClientAddr,
+			&feed{header: packettest.GENEVEHeader(9, 0x6558, make([]byte, 12)), tags: []byte{0x81, 0, 0, 7}}, testnet.OnlineAddr + ":80", testnet.ClientAddr,
 		},
 		"GRE": {
 			"gre", "ip4:47", monitorAddr,

@@ -3,7 +3,11 @@
 package e2e
 
 import (
+	"net"
+	"os"
 	"testing"
+
+	"golang.org/x/sys/unix"
 
 	"flowtwin/internal/e2e/rig"
 	"flowtwin/internal/testnet"
@@ -72,4 +76,51 @@ func TestMirrorPort(t *testing.T) {
 			s.exact(s.end(copier, responder), stats)
 		})
 	}
+}
+
+// The mirror port of a trunk: frames with one and two VLAN tags.
+func TestMirrorPortOfATrunk(t *testing.T) {
+	t.Parallel()
+	for name, tags := range map[string][]byte{
+		"VLAN": {0x81, 0, 0x40, 7}, "QinQ": {0x88, 0xa8, 0, 7, 0x81, 0, 0x45, 0},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			var monitor *testnet.NS
+			s := newScene(t, testnet.LabConfig{}, func(l *testnet.Lab) {
+				monitor = addMonitor(t, l)
+				testnet.Link(t, l.Router, "span0", "169.254.1.1/32", monitor, "eth1", "169.254.1.2/32")
+				l.Router.Run(t, "ip", "link", "set", "span0", "mtu", "9000")
+				monitor.Run(t, "ip", "link", "set", "eth1", "mtu", "9000")
+			})
+			s.plain(s.Lab.Clients, s.Lab.Online)
+			online, target := s.serve(port, port)
+			responder := s.keep(s.StartResponder(s.within()))
+			copier := s.copierAt(monitor, testnet.OnlineAddr+":80-"+testnet.TargetAddr+":80", "--interface", "eth1")
+			(&feed{tags: tags, send: sendFrames(t, s.Lab.Router, "span0")}).watch(t, s.Lab.Router)
+			stats := s.few(s.dialer(port))
+			s.same(online, target)
+			s.exact(s.end(copier, responder), stats)
+		})
+	}
+}
+
+// sendFrames returns what sends frames through dev as they are.
+func sendFrames(t *testing.T, ns *testnet.NS, dev string) *os.File {
+	t.Helper()
+	var fd int
+	var err error
+	ns.Do(func() {
+		var link *net.Interface
+		if link, err = net.InterfaceByName(dev); err != nil {
+			return
+		}
+		if fd, err = unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC, 0); err == nil {
+			err = unix.Bind(fd, &unix.SockaddrLinklayer{Ifindex: link.Index})
+		}
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return os.NewFile(uintptr(fd), dev)
 }

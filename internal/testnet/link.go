@@ -169,3 +169,20 @@ func SetOffloads(n *NS, dev string, on bool) error {
 	_, err := n.Output("ethtool", args...)
 	return err
 }
+
+// SetMergeMax lets dev merge packets, and take them from its host in one piece, of up
+// to size bytes: beyond 64 KiB since Linux 5.19 for IPv6 and 6.3 for IPv4 (BIG TCP).
+func SetMergeMax(n *NS, dev string, size int) error {
+	link, err := n.nl.LinkByName(dev)
+	if err != nil {
+		return fmt.Errorf("%s: %s: %w", n.name, dev, err)
+	}
+	for _, set := range []func(netlink.Link, int) error{
+		n.nl.LinkSetGSOMaxSize, n.nl.LinkSetGROMaxSize, n.nl.LinkSetGSOIPv4MaxSize, n.nl.LinkSetGROIPv4MaxSize,
+	} {
+		if err := set(link, size); err != nil {
+			return fmt.Errorf("%s: merge %d bytes on %s: %w", n.name, size, dev, err)
+		}
+	}
+	return nil
+}

@@ -3,6 +3,7 @@ package traffic
 import (
 	"net"
 	"sync"
+	"syscall"
 	"time"
 
 	"flowtwin/internal/testnet"
@@ -18,6 +19,9 @@ const dialTimeout = 20 * time.Second
 // from an address of its own. It keeps a few threads inside, so that thousands of
 // connections do not need thousands.
 type Dialer struct {
+	// Control, if set before the first Dial, changes sockets before they connect.
+	Control func(network, address string, c syscall.RawConn) error
+
 	server string
 	source func(client int) string
 	jobs   chan dialJob
@@ -67,6 +71,6 @@ func (d *Dialer) Close() {
 
 func (d *Dialer) dial(client int) (net.Conn, error) {
 	local := &net.TCPAddr{IP: net.ParseIP(d.source(client))}
-	nd := net.Dialer{LocalAddr: local, Timeout: dialTimeout, KeepAlive: -1}
+	nd := net.Dialer{LocalAddr: local, Timeout: dialTimeout, KeepAlive: -1, Control: d.Control}
 	return nd.Dial("tcp", d.server)
 }
