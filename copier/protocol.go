@@ -59,7 +59,7 @@ func isCommand(b []byte) bool {
 func (p protocol) begins(b []byte) bool {
 	switch p {
 	case protoHTTP1:
-		return isRequest(b)
+		return http1.Resumes(b)
 	case protoRedis:
 		return isCommand(b)
 	case protoOther:

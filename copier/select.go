@@ -74,7 +74,7 @@ func (s *shard) screen(r *record) {
 
 // takes reports whether a connection that began before the copier may be followed
 // from b on.
-func (f *sieve) takes(b []byte) bool { return f == nil || f.pass || isRequest(b) }
+func (f *sieve) takes(b []byte) bool { return f == nil || f.pass || http1.Resumes(b) }
 
 // adoptLater makes an observed flow wait for a request that is selected.
 func (s *shard) adoptLater(slot uint32, r *record) {
@@ -126,7 +126,7 @@ func (s *shard) sift(slot uint32, r *record, seen uint64, time int64, payload []
 		c.cursor, c.lost, c.keep = http1.Cursor{}, true, false
 	}
 	c.next = r.asm.Next()
-	if c.lost && (seen <= r.told || !isRequest(payload)) {
+	if c.lost && (seen <= r.told || !http1.Resumes(payload)) {
 		s.drop(report.CaptureHole, len(payload))
 		return true
 	}

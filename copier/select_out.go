@@ -230,6 +230,9 @@ func (s *shard) enterSession(slot uint32, r *record, c *cut) bool {
 	case s.orders.paused:
 		r.drop = report.Paused
 		return false
+	case s.orders.paused:
+		r.drop = report.Paused
+		return false
 	case !s.up:
 		r.drop = report.TunnelDown
 		return false
@@ -256,10 +259,8 @@ func (s *shard) enterSession(slot uint32, r *record, c *cut) bool {
 func (s *shard) cease(slot uint32, r *record, why report.Reason) {
 	if r.state == stateWaiting {
 		r.drop = why
-		s.leave(slot, r)
-		return
 	}
-	s.giveUp(slot, r, why)
+	s.forsake(slot, r, why)
 }
 
 // finish deals with a head that its client did not complete before its FIN.

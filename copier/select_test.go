@@ -353,6 +353,30 @@ func TestSelectTunnelDown(t *testing.T) {
 	b.wantDropped(report.TunnelDown, uint64(len(half)))
 }
 
+// A copier that is paused opens nothing, and goes on with the next request.
+func TestSelectPaused(t *testing.T) {
+	t.Parallel()
+	b := newSifting(t, shop(), false)
+	c := newConn()
+	b.feed(c.handshake()...)
+	b.feed(c.data(ask("k1")), c.answer(50))
+	running, paused := b.orders, *b.orders
+	paused.paused = true
+	b.tell(&paused)
+	b.feed(c.data(ask("k2")), c.answer(9), c.data(ask("l2")), c.answer(9))
+	b.tell(running)
+	b.feed(c.data(ask("l3")), c.answer(9), c.data(ask("k3")), c.answer(8), c.data(ask("k4")))
+	if len(b.lane.sessions) != 2 {
+		t.Fatalf("%d sessions, want 2", len(b.lane.sessions))
+	}
+	b.wantData(b.lane.sessions[0], ask("k1"))
+	b.wantData(b.lane.sessions[1], ask("k3")+ask("k4"))
+	if want := []uint64{0, 8}; !slices.Equal(b.lane.sessions[1].seens, want) {
+		t.Errorf("seen %d, want %d", b.lane.sessions[1].seens, want)
+	}
+	b.wantDropped(report.Paused, uint64(len(ask("k2"))))
+}
+
 // Random conversations, cut at random, with what the client has seen at random: what
 // is selected comes out, the books balance, and nothing that cannot be answered is
 // waited for.
@@ -449,5 +473,92 @@ func BenchmarkSelect(b *testing.B) {
 			}
 			b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N*len(ring.all)), "ns/packet")
 		})
+	}
+}
+
+// inOrder reports whether data is made of requests out of list, in their order, of
+// which the last may be cut short.
+func inOrder(data string, list []string) bool {
+	for _, r := range list {
+		if rest, ok := strings.CutPrefix(data, r); ok {
+			data = rest
+		} else if data != "" && strings.HasPrefix(r, data) {
+			return true
+		}
+	}
+	return data == ""
+}
+
+// Whatever is lost, overtaken, sent again or given up: nothing that is not selected
+// comes to the target, no request without its beginning, and the books balance.
+func TestSelectAccidents(t *testing.T) {
+	t.Parallel()
+	sessions, cuts := 0, 0
+	for seed := range uint64(400) {
+		rnd := rand.New(rand.NewPCG(seed, 2))
+		b := newSifting(t, shop(), seed%2 == 0)
+		b.sieve.heads.room = 8 << 10
+		c := newConn()
+		b.feed(c.handshake()...)
+		var list []string
+		for i := range 30 {
+			host := string("kl"[rnd.IntN(2)]) + fmt.Sprint(i)
+			r := ask(host)
+			if rnd.IntN(3) == 0 {
+				r = post(host, strings.Repeat("x", rnd.IntN(300)))
+			}
+			if host[0] == 'k' {
+				list = append(list, r)
+			}
+			var held []capture.Packet
+			for r != "" {
+				n := min(1+rnd.IntN(150), len(r))
+				p := c.data(r[:n])
+				r = r[n:]
+				switch rnd.IntN(30) {
+				case 0: // not captured
+				case 1:
+					held = append(held, p) // overtaken
+				case 2:
+					b.feed(p, p)
+				default:
+					b.feed(p)
+				}
+			}
+			b.feed(held...)
+			switch rnd.IntN(40) {
+			case 0:
+				b.lane.crash()
+			case 1:
+				b.lane.full = true
+			case 2:
+				b.lane.up = false
+			default:
+				if !b.lane.up {
+					b.lane.crash()
+				}
+				b.lane.full, b.lane.up = false, true
+			}
+			b.feed(c.answer(1+rnd.IntN(300)), c.ack())
+		}
+		b.feed(c.fin(), c.serverFin(), c.ack())
+		for _, s := range b.lane.sessions {
+			if !inOrder(string(s.data), list) {
+				t.Fatalf("seed %d: session got %q", seed, s.data)
+			}
+		}
+		sessions += len(b.lane.sessions)
+		if b.sieve.held != (report.Count{}) && b.book.Flows.Live+b.book.Flows.Waiting == 0 {
+			t.Fatalf("seed %d: %+v are held of no flow", seed, b.sieve.held)
+		}
+		for _, x := range b.sieve.cuts {
+			if x.hold != 0 {
+				cuts++
+			}
+		}
+	}
+	t.Logf("%d sessions, %d heads held at the end", sessions, cuts)
+	if sessions < 500 || cuts > 0 {
+		t.Errorf("%d sessions, %d heads held at the end", sessions, cuts)
 	}
 }

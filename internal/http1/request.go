@@ -1,6 +1,8 @@
 // Package http1 reads what an HTTP/1 client sends (RFC 9112).
 package http1
 
+import "bytes"
+
 // maxMethod is the longest method that is taken for one. The registered ones have
 // up to 17 characters (UPDATEREDIRECTREF).
 const maxMethod = 24
@@ -68,4 +70,23 @@ func isToken(c byte) bool {
 		return true
 	}
 	return '0' <= c && c <= '9' || 'A' <= c && c <= 'Z' || 'a' <= c && c <= 'z'
+}
+
+// Resumes reports whether b, of which the bytes before are not known, begins with a
+// request: what is left of a method, behind a gap, looks like a method too. So it
+// has to be a usual one; none of these ends another.
+func Resumes(b []byte) bool {
+	if yes, _ := IsRequest(b); !yes {
+		return false
+	}
+	method, _, ok := bytes.Cut(b, []byte(" "))
+	if !ok {
+		return false
+	}
+	switch string(method) {
+	case "GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS", "TRACE", "CONNECT",
+		"PROPFIND", "PROPPATCH", "MKCOL", "COPY", "MOVE", "UNLOCK", "SEARCH", "REPORT":
+		return true
+	}
+	return false
 }

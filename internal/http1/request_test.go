@@ -47,6 +47,19 @@ func TestIsRequest(t *testing.T) {
 	}
 }
 
+// Behind a gap the end of a method is none.
+func TestResumes(t *testing.T) {
+	t.Parallel()
+	for in, want := range map[string]bool{
+		"GET / HTTP/1.1\r\n": true, "POST /a": true, "UNLOCK / HTTP/1.1\r\n": true,
+		"ET / HTTP/1.1\r\n": false, "ST / HTTP/1.1\r\n": false, "LOCK / HTTP/1.1\r\n": false, "GET": false, "": false, "*1\r\n": false,
+	} {
+		if got := Resumes([]byte(in)); got != want {
+			t.Errorf("%q: %v, want %v", in, got, want)
+		}
+	}
+}
+
 // FuzzIsRequest: an answer that is sure must not change with what follows, and a
 // beginning of a request must not be refused.
 func FuzzIsRequest(f *testing.F) {
