@@ -81,7 +81,8 @@ func usage() string {
 
 Plays what copiers send to applications on this host, over a TUN device of its
 own, and returns the headers of their answers. Needs CAP_NET_ADMIN. The device and
-its route are all that changes on this host, and they go when it ends.
+its route are all that changes on this host, and they go when it ends; with
+--client-address=original also a routing rule for each target.
 
 Examples:
   responder --allow 192.168.44.137:80 --invite-file invite
@@ -90,6 +91,8 @@ Examples:
       any target on this host; copiers reach it under its name
   responder -c 192.168.50.x --invite-file invite
       the target sees clients in 192.168.50.0/24
+  responder --client-address=original --rtt=client --allow 192.168.44.137:80 --invite-file invite
+      the target sees clients' own addresses, as far away as they were online
   responder --invite-file invite -d -l /var/log/responder.log -P /run/responder.pid
       in the background
 
