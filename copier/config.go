@@ -45,10 +45,11 @@ type Config struct {
 	Version     string
 	InjectLoss  float64 // share of the captured packets that is thrown away, for tests
 
-	Log    *slog.Logger
-	Out    io.Writer        // the final ledger
-	Status <-chan os.Signal // print a status line now
-	Ready  func()           // called when packets are captured and the responder has answered or was found silent
+	Log      *slog.Logger
+	Out      io.Writer         // the final ledger
+	Progress func(line string) // draws how far a replay is, or nil
+	Status   <-chan os.Signal  // print a status line now
+	Ready    func()            // called when packets are captured and the responder has answered or was found silent
 
 	// ParseMaps reads maps that somebody adds by the control socket.
 	ParseMaps func(ctx context.Context, text string) ([]tunnel.Map, error)

@@ -44,6 +44,8 @@ func (c *copier) report(ctx context.Context) {
 	defer status.Stop()
 	local := time.NewTicker(localEvery)
 	defer local.Stop()
+	bar, takeAway := c.progress()
+	defer takeAway()
 	told := make(map[tunnel.Map]bool)
 	for {
 		select {
@@ -54,11 +56,33 @@ func (c *copier) report(ctx context.Context) {
 			c.tellTLS(told)
 			c.narrow(ctx)
 			continue
+		case <-bar:
+			c.cfg.Progress(c.summary().Progress())
+			continue
 		case <-status.C:
+			if bar != nil {
+				continue
+			}
 		case <-c.cfg.Status:
 		}
 		sum := c.summary()
 		c.cfg.Log.Info("status", sum.Attrs()...)
+	}
+}
+
+// progressEvery is how often a terminal's progress bar moves.
+const progressEvery = 200 * time.Millisecond
+
+// progress returns a ticker for the progress bar, nil if there is none, and what
+// takes the bar away.
+func (c *copier) progress() (tick <-chan time.Time, takeAway func()) {
+	if c.player == nil || c.cfg.Progress == nil {
+		return nil, func() {}
+	}
+	t := time.NewTicker(progressEvery)
+	return t.C, func() {
+		t.Stop()
+		c.cfg.Progress("")
 	}
 }
 

@@ -56,6 +56,12 @@ func start(opts options, getenv func(string) string, stdout io.Writer, ready fun
 		return err
 	}
 	defer func() { err = errors.Join(err, closer.Close()) }()
+	var bar *cli.Bar
+	if opts.config.Replay != nil && len(opts.config.More) == 0 && opts.logFile == "" && !opts.daemon {
+		if bar = cli.TerminalBar(os.Stderr); bar != nil {
+			log = bar.Logger(opts.json)
+		}
+	}
 	remove, err := cli.WritePid(opts.pidFile)
 	if err != nil {
 		return err
@@ -76,6 +82,9 @@ func start(opts options, getenv func(string) string, stdout io.Writer, ready fun
 	cfg := opts.config
 	cfg.Version, cfg.Log, cfg.Out, cfg.Status = version, log, stdout, status
 	cfg.Ready = func() { ready(nil) }
+	if bar != nil {
+		cfg.Progress = bar.Draw
+	}
 	cfg.ParseMaps = func(ctx context.Context, text string) ([]tunnel.Map, error) {
 		return parseMaps(ctx, []string{text}, net.DefaultResolver)
 	}

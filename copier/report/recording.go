@@ -3,6 +3,7 @@ package report
 import (
 	"fmt"
 	"io"
+	"strings"
 	"time"
 )
 
@@ -133,4 +134,29 @@ func (s *Summary) WriteSkipped(w io.Writer) {
 	for _, wrong := range s.Check() {
 		fmt.Fprintf(w, "sums do not add up: %s\n", wrong)
 	}
+}
+
+// barWidth is how many characters a progress bar has.
+const barWidth = 24
+
+// Progress says in one line how far a replay is.
+func (s *Summary) Progress() string {
+	r, l := s.Recording, &s.Ledger
+	var b strings.Builder
+	if part, ok := r.Part(); ok {
+		n := int(part * barWidth)
+		fmt.Fprintf(&b, "[%s%s] %3.0f %%  ", strings.Repeat("#", n), strings.Repeat(".", barWidth-n), part*100)
+	}
+	fmt.Fprintf(&b, "%s  %s flows, %s live", size(r.Read), thousands(l.Flows.Seen), thousands(l.Flows.Live))
+	if r.Times > 1 || r.Endless {
+		fmt.Fprintf(&b, "  loop %s", thousands(r.Loops+1))
+	}
+	if part, ok := r.Part(); ok && part > 0 {
+		took := s.Ended.Sub(s.Started)
+		fmt.Fprintf(&b, "  ETA %v", time.Duration(float64(took)*(1-part)/part).Round(time.Second))
+	}
+	if p99, ok := l.Schedule.Quantile(0.99); ok {
+		fmt.Fprintf(&b, "  lag p99 %v", short(p99))
+	}
+	return b.String()
 }
