@@ -119,6 +119,10 @@ func TestOriginalAddressThatCannotBe(t *testing.T) {
 	if s := h.net.Stats(); s.TuplesMoved != 1 || s.TuplesInUse != 7 {
 		t.Errorf("stats %+v", s)
 	}
+	// Copies are more clients than there were: they have addresses of their own.
+	if l, err := h.net.AcquireCopy(client, 1, false); err != nil || !DefaultPool()[0].Contains(l.Client.Addr()) || h.net.Stats().TuplesPooled != 5 {
+		t.Errorf("a copy appears as %v, %v", l.Client, err)
+	}
 	h.net.Release(b)
 	c, err := h.net.Acquire(netip.MustParseAddrPort("198.18.0.77:5555"), false) // a client that has a pool's address
 	if err != nil {
