@@ -353,6 +353,34 @@ func TestSelectTunnelDown(t *testing.T) {
 	b.wantDropped(report.TunnelDown, uint64(len(half)))
 }
 
+// A connection that began before the copier is followed from a request on, and copied
+// from the first that is selected.
+func TestSelectMidstream(t *testing.T) {
+	t.Parallel()
+	for _, pass := range []bool{false, true} {
+		b := newSifting(t, shop(), pass)
+		c := newConn()
+		c.sent, c.answered = 500, 900
+		b.feed(c.data("the rest of a body"), c.answer(40), c.ack())
+		if !pass {
+			b.feed(c.data("of another"), c.answer(40), c.ack())
+		}
+		b.feed(c.data(ask("l1")), c.answer(40), c.ack())
+		if len(b.lane.sessions) != 0 {
+			t.Fatal("a session was opened before anything was selected")
+		}
+		b.feed(c.data(ask("k1")), c.answer(30), c.data(ask("l2")), c.answer(20), c.data(ask("k2")), c.answer(10), c.fin(), c.serverFin(), c.ack())
+		s := b.session()
+		b.wantData(s, ask("k1")+ask("k2"))
+		if want := []uint64{0, 30}; !slices.Equal(s.seens, want) || s.finSeen != 40 {
+			t.Errorf("seen %d, %d at the end; want %d, 40", s.seens, s.finSeen, want)
+		}
+		if f := b.book.Flows; f.Adopted != 1 || f.Admitted != 1 || f.Observed != 0 {
+			t.Errorf("%+v", f)
+		}
+	}
+}
+
 // A copier that is paused opens nothing, and goes on with the next request.
 func TestSelectPaused(t *testing.T) {
 	t.Parallel()
@@ -548,6 +576,9 @@ func TestSelectAccidents(t *testing.T) {
 			}
 		}
 		sessions += len(b.lane.sessions)
+		if n := len(b.sieve.cuts); n != 1 {
+			t.Fatalf("seed %d: %d cuts for one connection", seed, n)
+		}
 		if b.sieve.held != (report.Count{}) && b.book.Flows.Live+b.book.Flows.Waiting == 0 {
 			t.Fatalf("seed %d: %+v are held of no flow", seed, b.sieve.held)
 		}
