@@ -165,6 +165,8 @@ func TestRecordingIsReplayedAsItWasCopiedLive(t *testing.T) {
 			}
 		})
 	}
+	target = s.faultyRecordings(t, file, target, live)
+	s.dryRun(t, file, live)
 	s.stops(responder)
 	s.untouched()
 }
