@@ -111,6 +111,8 @@ func (b *bench) measurements() []measurement {
 		measurement{"lag", b.lag},
 		measurement{"memory", b.memory},
 		measurement{"amplify", b.amplify},
+		measurement{"sample", b.sample},
+		measurement{"fanout", b.fanout},
 	)
 }
 
