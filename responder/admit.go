@@ -29,7 +29,7 @@ func (l *lane) admit(number uint32, body []byte) (*session, error) {
 		return nil, fmt.Errorf("%w: flow %d is open", errProtocol, number)
 	}
 	to := l.targets.at(o.Map)
-	s := &session{flow: number, target: to.addr, watch: to.watch, baseSeen: o.BaseSeen}
+	s := &session{flow: number, target: to.addr, watch: to.watch, place: to.watch, baseSeen: o.BaseSeen}
 	l.begin(s, &o)
 	s.strand = l.strands[s.lease.Shard]
 	for int(number) >= len(l.flows) {

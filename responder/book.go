@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"flowtwin/netstack"
+	"flowtwin/responder/replay"
 	"flowtwin/tunnel/frame"
 )
 
@@ -33,6 +34,7 @@ type Book struct {
 	HeadersReturned     uint64
 	HeadersDropped      uint64
 	Queued              int // bytes that wait for targets
+	Gate                Gates
 	Copies              CopyBook
 }
 
@@ -48,6 +50,16 @@ func (h Hows) MarshalJSON() ([]byte, error) {
 		}
 	}
 	return json.Marshal(m)
+}
+
+// Gates counts sessions by what they told of their gates.
+type Gates [replay.NumGateNews]uint64
+
+// MarshalJSON names the counters.
+func (g Gates) MarshalJSON() ([]byte, error) {
+	return json.Marshal(map[string]uint64{
+		"off_late": g[replay.GateLate], "off_http2": g[replay.GateHTTP2], "off_upgraded": g[replay.GateUpgraded],
+	})
 }
 
 // close enters a session's account.
@@ -89,6 +101,9 @@ func (b *Book) add(o *Book) {
 	b.HeadersDropped += o.HeadersDropped
 	b.Queued += o.Queued
 	b.Copies.add(&o.Copies)
+	for i, n := range o.Gate {
+		b.Gate[i] += n
+	}
 }
 
 // A Summary is all that the status shows.
@@ -214,6 +229,10 @@ func (s *Summary) write(w io.Writer) error {
 		p("emulated   %d packets lost, %d more in full buffers; %d sessions of unknown round-trip time\n", n.LineLost, n.LineFull, n.LineUnknown)
 	}
 	p("turns      %d, of which %d released by the settle time, %d by max-hold\n", s.Turns, s.Settled, s.HeldMax)
+	if g := s.Gate; g[replay.GateLate]+g[replay.GateHTTP2]+g[replay.GateUpgraded] > 0 {
+		p("gate off   %d sessions of HTTP/2, %d upgraded, %d without answers to their turns\n",
+			g[replay.GateHTTP2], g[replay.GateUpgraded], g[replay.GateLate])
+	}
 	p("headers    %d returned, %d dropped\n", s.HeadersReturned, s.HeadersDropped)
 	if c := &s.Copies; c.Opened > 0 {
 		p("copies     %d opened, %d established\n", c.Opened, c.Established)

@@ -27,7 +27,8 @@ type session struct {
 	// How it is to begin; set by the reader.
 	lease    netstack.Lease
 	target   netip.AddrPort
-	watch    *watch // of the target
+	watch    *watch // of the target, until its first handshake is over
+	place    *watch // the same, for good
 	baseSeen uint64
 	refused  frame.CloseHow // 0: dial
 	admitted bool           // holds one of the responder's places

@@ -202,6 +202,9 @@ func (w *worker) dial(s *session) {
 			s.conn, s.outward = c, s.lease.Client
 			w.replay.Start(&s.Session, c, s.baseSeen, w.now)
 			s.SetRTT(s.lease.RTT)
+			if s.place != nil && s.place.ungated.Load() {
+				s.Ungate()
+			}
 			return
 		}
 		s.refused = frame.ClosedNoTuple
@@ -274,6 +277,16 @@ func (w *worker) Redial(rs *replay.Session) replay.Conn {
 	}
 	s.conn, s.outward = c, l.Client
 	return c
+}
+
+// Gate implements replay.Listener.
+func (w *worker) Gate(rs *replay.Session, news replay.GateNews) {
+	s := sessionOf(rs)
+	if s.number > 0 || s.place == nil {
+		return
+	}
+	w.book.Gate[news]++
+	s.place.gateNews(news)
 }
 
 // Parted implements replay.Listener.

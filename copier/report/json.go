@@ -31,6 +31,7 @@ type document struct {
 	Sent       sentJSON          `json:"sent"`
 	Sessions   sessionsJSON      `json:"sessions"`
 	Copies     *copiesJSON       `json:"copies,omitempty"`
+	Ends       endsJSON          `json:"ends"`
 	Answers    answersJSON       `json:"answers"`
 	HTTP       HTTP              `json:"http"`
 	Tunnel     tunnelJSON        `json:"tunnel"`
@@ -103,6 +104,11 @@ type sessionsJSON struct {
 	Resent      uint64            `json:"turns_resent"`
 
 	AccountMissing uint64 `json:"account_missing"`
+}
+
+type endsJSON struct {
+	Online Ends `json:"online"`
+	Target Ends `json:"target"`
 }
 
 type answersJSON struct {
@@ -182,6 +188,7 @@ func (s *Summary) MarshalJSON() ([]byte, error) {
 		},
 		HTTP: l.HTTP,
 	}
+	d.Ends.Online, d.Ends.Target = l.Ends()
 	if delivered, of, ok := l.Copied(); ok {
 		f := 100 * float64(delivered) / float64(of)
 		d.CopiedPercent = &f

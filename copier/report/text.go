@@ -68,6 +68,7 @@ func (s *Summary) AppendText(b []byte) []byte {
 		l.client(p)
 		l.http(p)
 		l.sessions(p)
+		l.ends(p)
 		l.copies(p)
 		s.answers(p)
 	}

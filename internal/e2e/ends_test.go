@@ -6,10 +6,12 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"strings"
 	"testing"
 	"time"
 
+	"flowtwin/internal/e2e/rig"
 	"flowtwin/internal/testnet"
 )
 
@@ -231,5 +233,86 @@ func TestTargetResets(t *testing.T) {
 	}
 	if all := report.Sent.Delivered.Bytes + dropped; all != uint64(stats.Sent) || dropped == 0 {
 		t.Errorf("ledger: %d bytes delivered and %d dropped, clients sent %d", report.Sent.Delivered.Bytes, dropped, stats.Sent)
+	}
+}
+
+// Both sides probe an idle connection: a target that gets no answer closes it, and a
+// probe of the client's, which carries a byte that was sent before, is no request.
+func TestKeepAliveProbesOfBothSides(t *testing.T) {
+	t.Parallel()
+	probes := net.KeepAliveConfig{Enable: true, Idle: time.Second, Interval: time.Second, Count: 2}
+	probing := func(k *talk) {
+		_ = k.tcp.SetKeepAliveConfig(probes)
+		poll(k)
+	}
+	s := newScene(t, testnet.LabConfig{})
+	online := s.talkAt(s.Lab.Online, talkPort, 0, probing)
+	target := s.talkAt(s.Lab.Target, talkPort, 0, probing)
+	copier, responder := s.copies(talkMap)
+	const clients = 5
+	stats := s.users(clients, s.dialer(talkPort), func(i int, u *user) error {
+		return errors.Join(u.SetKeepAliveConfig(probes), u.get(fmt.Sprintf("/%d/a", i)), func() error {
+			<-time.After(4500 * time.Millisecond) // more than the target waits for an answer
+			return u.get(fmt.Sprintf("/%d/b", i))
+		}())
+	})
+	s.sameTalks(online, target, clients)
+	report := s.end(copier, responder)
+	s.exact(report, stats)
+	if report.Sessions.Reconnects != 0 {
+		t.Errorf("%d connections did not survive", report.Sessions.Reconnects)
+	}
+	if on, at := report.Ends.Online, report.Ends.Target; on != at || on.ClientFirst != clients {
+		t.Errorf("ends: online %+v, at the target %+v", on, at)
+	}
+}
+
+// The ends that the target's application meets are those of the online server's, and
+// both are in the report.
+func TestEndsAreThoseOfOnline(t *testing.T) {
+	t.Parallel()
+	// A server that closes after "/last".
+	closing := func(k *talk) {
+		for {
+			req, ok := k.request()
+			if !ok || !k.answer("news") {
+				return
+			}
+			if strings.HasSuffix(req.URL.Path, "/last") {
+				_ = k.tcp.CloseWrite()
+				return
+			}
+		}
+	}
+	s := newScene(t, testnet.LabConfig{})
+	online := s.talkAt(s.Lab.Online, talkPort, 0, closing)
+	target := s.talkAt(s.Lab.Target, talkPort, 10*time.Millisecond, closing)
+	copier, responder := s.copies(talkMap)
+	const clients = 15
+	stats := s.users(clients, s.dialer(talkPort), func(i int, u *user) error {
+		if err := u.get(fmt.Sprintf("/%d", i)); err != nil {
+			return err
+		}
+		switch i % 3 {
+		case 0: // the client's FIN
+			return nil
+		case 1: // the server's
+			if err := u.get(fmt.Sprintf("/%d/last", i)); err != nil {
+				return err
+			}
+			_, err := io.Copy(io.Discard, u.br)
+			s.comes(target, fmt.Sprintf("GET /%d/last", i)) // a client that closes faster is first at the target
+			<-time.After(100 * time.Millisecond)
+			return err
+		default:
+			return u.SetLinger(0)
+		}
+	})
+	s.sameTalks(online, target, clients)
+	report := s.end(copier, responder)
+	s.exact(report, stats)
+	want := rig.Ends{ClientFirst: clients / 3, ServerFirst: clients / 3, ClientReset: clients / 3}
+	if on, at := report.Ends.Online, report.Ends.Target; on != want || at != want {
+		t.Errorf("ends: online %+v, at the target %+v, want %+v", on, at, want)
 	}
 }

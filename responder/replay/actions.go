@@ -55,7 +55,7 @@ func (s *Session) write(now int64, mayRelease bool) event {
 					return evHeld
 				}
 				s.pass(t, v, now)
-			case t.kind == turnData:
+			case t.kind == turnData || t.kind == turnPing:
 				return evHeld
 			}
 			s.turns.pop()
@@ -64,7 +64,7 @@ func (s *Session) write(now int64, mayRelease bool) event {
 				return evFinDue
 			case turnReset:
 				return evResetDue
-			case turnMark, turnData:
+			case turnMark, turnData, turnPing:
 				continue
 			}
 		}
@@ -92,6 +92,9 @@ func (s *Session) released() uint64 {
 // was written is acknowledged: it would throw away what is still on its way.
 func (s *Session) ask(now int64) verdict {
 	t := s.turns.at(0)
+	if s.free && t.kind <= turnData {
+		return answered
+	}
 	v := s.gate.ask(t.seen, now, s.gateConfig(t))
 	if t.kind != turnReset || v == overdue || v == wait {
 		return v
@@ -103,11 +106,11 @@ func (s *Session) ask(now int64) verdict {
 	return wait
 }
 
-// gateConfig returns what the gate goes by for t. An end waits longer for a quiet
-// target than bytes do: servers give up what they do for a client that is gone,
-// and it is paid once.
+// gateConfig returns what the gate goes by for t. An end, or a ping, waits longer for
+// a quiet target than other bytes do: servers give up what they do for a client that
+// is gone, and one that pings too early.
 func (s *Session) gateConfig(t *turn) *Config {
-	if (t.kind == turnFin || t.kind == turnReset) && t.seen != SeenUnknown {
+	if t.kind > turnData && t.seen != SeenUnknown {
 		return &s.shard.ends
 	}
 	return &s.shard.cfg
@@ -115,12 +118,18 @@ func (s *Session) gateConfig(t *turn) *Config {
 
 // pass lets t out of the gate.
 func (s *Session) pass(t turn, v verdict, now int64) {
-	s.gate.pass(t.seen, v, now, &s.shard.cfg)
+	if !s.free || t.kind > turnData {
+		s.gate.pass(t.seen, v, now, &s.shard.cfg)
+	}
+	if t.last {
+		s.setFree(s.frees)
+	}
 	if t.kind != turnData {
 		return
 	}
 	s.turnCount++
 	s.keepTurn()
+	s.timed(v)
 	switch v {
 	case overdue:
 		s.heldMax++

@@ -77,6 +77,7 @@ type log struct {
 	delivered, answer uint64
 	closed            []frame.Closed
 	parted            []frame.CloseHow
+	news              []GateNews
 	redial            func() *fakeConn // nil: no connection can be had
 }
 
@@ -89,6 +90,7 @@ func (l *log) Redial(*Session) Conn {
 	return nil
 }
 
+func (l *log) Gate(_ *Session, news GateNews)        { l.news = append(l.news, news) }
 func (l *log) Parted(_ *Session, how frame.CloseHow) { l.parted = append(l.parted, how) }
 
 func (l *log) Established(*Session, int64)                { l.established++ }

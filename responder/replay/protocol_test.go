@@ -1,6 +1,10 @@
 package replay
 
-import "testing"
+import (
+	"slices"
+	"strings"
+	"testing"
+)
 
 func TestSniffer(t *testing.T) {
 	for name, tt := range map[string]struct {
@@ -30,4 +34,138 @@ func TestSniffer(t *testing.T) {
 			}
 		})
 	}
+}
+
+func TestPings(t *testing.T) {
+	frame := func(kind, flags byte, n int) string {
+		return string([]byte{0, byte(n >> 8), byte(n), kind, flags, 0, 0, 0, 0}) + strings.Repeat("\x06", n)
+	}
+	ping, ack, data := frame(typePing, 0, 8), frame(typePing, flagAck, 8), frame(0, 0, 1000)
+	for name, tt := range map[string]struct {
+		segments []string
+		want     []bool
+	}{
+		"alone":                  {[]string{data, ping, data}, []bool{false, true, false}},
+		"an answer is none":      {[]string{data + ack + data}, []bool{false}},
+		"behind others":          {[]string{data + ack + ping}, []bool{true}},
+		"in pieces":              {[]string{data + ping[:3], ping[3:8], ping[8:] + data}, []bool{false, false, true}},
+		"what looks like it":     {[]string{frame(0, 0, 60) + data[:500], data[500:800], data[800:] + data}, []bool{false, false, false}},
+		"empty frames around it": {[]string{frame(4, 1, 0) + ping + frame(4, 1, 0)}, []bool{true}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			var f sniffer
+			f.look([]byte(preface))
+			for i, p := range tt.segments {
+				if got := f.look([]byte(p)); got != tt.want[i] {
+					t.Errorf("segment %d: %v", i, got)
+				}
+			}
+		})
+	}
+}
+
+// A gate that stays on where nobody waits for answers makes the copy late; one that
+// goes off too early lets the client speak before the target is ready.
+func TestGateGoesOffByItself(t *testing.T) {
+	const ping = "\x00\x00\x08\x06\x00\x00\x00\x00\x00pingping"
+	upgrade := "GET /chat HTTP/1.1\r\nHost: h\r\nConnection: Upgrade\r\nupgrade: websocket\r\n\r\n"
+	for name, tt := range map[string]struct {
+		run  func(r *rig)
+		want []GateNews
+	}{
+		"HTTP/2 when the target has spoken": {func(r *rig) {
+			r.turn(0, preface)
+			r.turn(30, "settings, acknowledged")
+			r.want("Holding", preface)
+			r.answer(30)
+			r.turn(500, "a")
+			r.turn(500, "b")
+			r.want("Sending", preface+"settings, acknowledged"+"ab")
+		}, []GateNews{GateHTTP2}},
+		"and a ping waits for the answers that its client had seen": {func(r *rig) {
+			h2 := "\x00\x00\x00\x04\x01\x00\x00\x00\x00"
+			r.turn(0, preface)
+			r.answer(30)
+			r.turn(30, h2)
+			r.turn(500, h2)
+			r.turn(500, ping)
+			r.turn(500, h2)
+			r.want("Holding", preface+h2+h2)
+			r.answer(500)
+			r.pass(10 * DefaultSettle)
+			r.want("Holding", preface+h2+h2)
+			r.answer(500)
+			r.want("Sending", preface+h2+h2+ping+h2)
+		}, []GateNews{GateHTTP2}},
+		"WebSocket behind the answer": {func(r *rig) {
+			r.turn(0, upgrade)
+			r.turn(100, "\x81first")
+			r.want("Holding", upgrade)
+			r.answer(100)
+			r.turn(100, "\x81second")
+			r.turn(100, "\x81third")
+			r.want("Sending", upgrade+"\x81first\x81second\x81third")
+		}, []GateNews{GateUpgraded}},
+		"not where the upgrade was refused": {func(r *rig) {
+			r.turn(0, upgrade)
+			r.answer(100)
+			r.turn(100, "GET /")
+			r.turn(100, "GET /2")
+			r.want("Holding", upgrade+"GET /")
+		}, nil},
+		"HTTP/2 by upgrade": {func(r *rig) {
+			r.turn(0, upgrade)
+			r.answer(100)
+			r.turn(100, preface)
+			r.turn(100, "settings")
+			r.want("Holding", upgrade+preface)
+			r.answer(100)
+			r.turn(100, "a")
+			r.want("Sending", upgrade+preface+"settingsa")
+		}, []GateNews{GateHTTP2}},
+		"where no turn is answered": {func(r *rig) {
+			for range lateTurns + 1 {
+				r.turn(10, "x")
+			}
+			r.pass(lateTurns * DefaultMaxHold)
+			r.turn(10, "y")
+			r.want("Sending", "xxxxy")
+		}, []GateNews{GateWorks, GateLate}},
+		"not where some are": {func(r *rig) {
+			r.turn(0, "x")
+			for range 4 * lateTurns {
+				for range lateTurns - 1 {
+					r.turn(10, "x")
+					r.pass(DefaultMaxHold)
+				}
+				r.turn(10, "x")
+				r.pass(DefaultMaxHold / 2)
+				r.answer(1000)
+				r.pass(DefaultMaxHold / 2)
+			}
+			r.turn(10_000, "y")
+			r.want("Holding", strings.Repeat("x", len(r.conn.got)))
+		}, []GateNews{GateWorks}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := connected(t, Config{})
+			tt.run(r)
+			if !slices.Equal(r.log.news, tt.want) {
+				t.Errorf("news %v, want %v", r.log.news, tt.want)
+			}
+		})
+	}
+}
+
+// What is written last may not be cut off by the client's end, whatever the gate.
+func TestEndWaitsWithoutTheGate(t *testing.T) {
+	r := connected(t, Config{})
+	r.turn(0, preface)
+	r.answer(30)
+	r.turn(30, "request")
+	r.turn(500, "another")
+	r.s.Fin(1000, r.now)
+	r.want("Holding", preface+"requestanother")
+	r.answer(970)
+	r.want("Ending", preface+"requestanother")
 }

@@ -124,7 +124,9 @@ func (s *Session) part(now int64) event {
 	c.notBefore = now + pause(c.fails)
 	if c.whole {
 		c.whole = false
-		c.resent++
+		if c.kept.head != nil {
+			c.resent++
+		}
 		s.queue.prepend(&c.kept)
 		s.written = c.start
 		return evTurnDue
@@ -171,7 +173,9 @@ func (s *Session) redial(now int64) event {
 func (s *Session) resumes(d *frame.Data, now int64) bool {
 	c := &s.comeback
 	begins := d.Seen > s.lastSeen || s.marked || s.came.segments == 1
-	s.lastSeen = max(s.lastSeen, d.Seen)
+	if d.Seen != SeenUnknown {
+		s.lastSeen = max(s.lastSeen, d.Seen)
+	}
 	if s.marked = begins && len(d.Payload) == 0; s.marked {
 		return false
 	}

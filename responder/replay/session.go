@@ -36,7 +36,10 @@ type Session struct {
 	unsent   int    // segments at the end of segs whose last byte is not written
 
 	sniffer  sniffer
-	bound    bool // what was agreed on ends with the connection: there is no other
+	free     bool     // the gate is off but for ends and pings
+	frees    GateNews // why the gate is about to go off
+	late     int      // turns that left by max-hold, one after the other
+	bound    bool     // what was agreed on ends with the connection: there is no other
 	lastSeen uint64
 	marked   bool // lastSeen is what the client had seen at the end of its bytes so far
 
@@ -78,6 +81,7 @@ type turn struct {
 	start uint64 // stream offset that it begins at
 	seen  uint64 // what the client had seen by then
 	kind  turnKind
+	last  bool // the gate goes off behind it
 }
 
 type turnKind uint8
@@ -85,6 +89,7 @@ type turnKind uint8
 const (
 	turnMark turnKind = iota // no bytes, only what the client had seen
 	turnData
+	turnPing // data of HTTP/2 that waits for some answer
 	turnFin
 	turnReset
 )
@@ -149,23 +154,24 @@ func (s *Session) carries() bool {
 
 // note enters a frame's turn and segment in the books.
 func (s *Session) note(d *frame.Data) {
-	s.bound = s.bound || s.received == 0 && d.Seen > s.lastSeen // the server speaks first
-	if first := s.came.segments == 1 && s.received == 0; d.Seen > s.lastSeen || first && s.turns.len() == 0 {
-		s.turns.push(turn{start: s.received, seen: d.Seen})
-		if d.Seen != SeenUnknown {
-			s.lastSeen = max(s.lastSeen, d.Seen)
-		}
+	s.bound = s.bound || s.received == 0 && d.Seen > s.lastSeen && d.Seen != SeenUnknown // the server speaks first
+	first := s.came.segments == 1 && s.received == 0
+	if gated := !s.sniffer.http2 || !s.free; gated && d.Seen > s.lastSeen || first && s.turns.len() == 0 {
+		s.turns.push(turn{start: s.received, seen: d.Seen, last: s.frees == GateHTTP2})
+	}
+	if d.Seen != SeenUnknown {
+		s.lastSeen = max(s.lastSeen, d.Seen)
 	}
 	s.marked = len(d.Payload) == 0
 	if s.marked {
 		return
 	}
-	if n := s.turns.len(); n > 0 && s.turns.at(n-1).start == s.received {
+	n := s.turns.len()
+	begins := n > 0 && s.turns.at(n-1).start == s.received
+	if begins {
 		s.turns.at(n - 1).kind = turnData
 	}
-	if s.sniffer.look(d.Payload); s.sniffer.http2 || s.sniffer.tls {
-		s.bound = true
-	}
+	s.learn(d, begins)
 	s.received += uint64(len(d.Payload))
 	if s.segs.len() >= 64 && s.segs.len()%64 == 0 {
 		s.reap()

@@ -46,6 +46,8 @@ type Listener interface {
 	Redial(s *Session) Conn
 	// Parted: the connection of s ended, but its client goes on.
 	Parted(s *Session, how frame.CloseHow)
+	// Gate: there is news of the gate of s.
+	Gate(s *Session, news GateNews)
 	// Established: the first handshake with the target is done.
 	Established(s *Session, now int64)
 	// Wrote: the last byte of a segment captured at the given time was written.

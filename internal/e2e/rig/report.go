@@ -86,6 +86,10 @@ type Report struct {
 		TunnelLost  Count             `json:"tunnel_lost"`
 		Unaccounted Count             `json:"unaccounted"`
 	} `json:"copies"`
+	Ends struct {
+		Online Ends `json:"online"`
+		Target Ends `json:"target"`
+	} `json:"ends"`
 	Answers struct {
 		Same      uint64 `json:"same_length"`
 		Different uint64 `json:"different_length"`
@@ -112,6 +116,15 @@ type Report struct {
 		Dropped  uint64 `json:"dropped"`
 	} `json:"recorded_headers"`
 	Lag map[string]uint64 `json:"lag_ns"` // nanoseconds from capture to the target: p50, p99, max
+}
+
+// Ends is how many connections have ended in which way.
+type Ends struct {
+	ClientFirst uint64 `json:"client_first"`
+	ServerFirst uint64 `json:"server_first"`
+	ClientReset uint64 `json:"client_reset"`
+	ServerReset uint64 `json:"server_reset"`
+	Other       uint64 `json:"other"`
 }
 
 // A Count is a number of segments and of the bytes in them.
