@@ -174,6 +174,13 @@ func TestParseFlags(t *testing.T) {
 		{name: "shards", args: []string{"--shards", "0"}, env: env, err: "--shards"},
 		{name: "connections", args: []string{"--connections", "99"}, env: env, err: "--connections"},
 		{name: "drain", args: []string{"--drain", "-1s"}, env: env, err: "--drain"},
+		{name: "a sample of nothing", args: []string{"-r", "0"}, env: env, err: "-r, --sample: 0 is not within 0..100 percent"},
+		{name: "a sample of more than all", args: []string{"--sample", "100.1"}, env: env, err: "-r, --sample: 100.1"},
+		{name: "a sample of a word", args: []string{"-r", "NaN"}, env: env, err: "-r, --sample: NaN"},
+		{name: "ramp", args: []string{"--ramp", "-1s"}, env: env, err: "--ramp: -1s is negative"},
+		{name: "sample and ramp", args: []string{"-r", "0.5", "--ramp", "10m", "--control", "/run/c"}, env: env, check: func(o options) bool {
+			return o.config.Sample == 0.5 && o.config.Ramp == 10*time.Minute && o.config.Control == "/run/c"
+		}},
 		{name: "midstream", args: []string{"--midstream", "maybe"}, env: env, err: "--midstream"},
 		{name: "stray argument", args: []string{"80"}, env: env, err: `"80": not a flag`},
 		{name: "unknown flag", args: []string{"--spoof"}, env: env, err: "unknown flag: --spoof; see --help"},
