@@ -167,13 +167,18 @@ func TestRedisLoginBeforeTheTunnel(t *testing.T) {
 func TestInjectedCaptureLoss(t *testing.T) {
 	t.Parallel()
 	for name, l := range map[string]traffic.Load{
-		"requests of a segment":   {Name: "small", Clients: 20, Rounds: 2, Requests: 200, Rate: 4000},
-		"requests of some more":   {Name: "large", Clients: 20, Rounds: 2, Requests: 50, Rate: 1500, Bodies: []int{10, 10_000, 100_000}, Answer: 20_000},
-		"connections of one only": {Name: "short", Clients: 20, Rounds: 100, Requests: 1, Rate: 1000},
+		"requests of a segment":     {Name: "small", Clients: 20, Rounds: 2, Requests: 200, Rate: 4000},
+		"requests of some more":     {Name: "large", Clients: 20, Rounds: 2, Requests: 50, Rate: 1500, Bodies: []int{10, 10_000, 100_000}, Answer: 20_000},
+		"on a wire that loses, too": {Name: "wire", Clients: 20, Rounds: 2, Requests: 50, Rate: 1500, Bodies: []int{10, 10_000}, Answer: 5000},
+		"connections of one only":   {Name: "short", Clients: 20, Rounds: 100, Requests: 1, Rate: 1000},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			s := newScene(t, testnet.LabConfig{})
+			var cfg testnet.LabConfig
+			if l.Name == "wire" {
+				cfg.ClientWire = lossy()
+			}
+			s := newScene(t, cfg)
 			online, target := s.serve(port, port)
 			responder := s.keep(s.StartResponder(s.within()))
 			copier := s.keep(s.StartCopier(s.within(), httpMap, "--inject-loss", "0.01"))
