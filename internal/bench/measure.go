@@ -113,6 +113,7 @@ func (b *bench) measurements() []measurement {
 		measurement{"amplify", b.amplify},
 		measurement{"sample", b.sample},
 		measurement{"fanout", b.fanout},
+		measurement{"replay", b.replay},
 	)
 }
 
