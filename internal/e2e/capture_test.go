@@ -178,7 +178,8 @@ func TestPacketsBeyond64KiB(t *testing.T) {
 	})
 	online, target := s.serve(port, port)
 	copier, responder := s.copies(httpMap)
-	stats := s.make(traffic.Load{Name: "upload", Clients: 2, Rounds: 2, Requests: 2, Bodies: []int{8 << 20}, Answer: 4 << 20}, s.dialer(port))
+	// No more than the ring holds: this is not about a reader without CPU.
+	stats := s.make(traffic.Load{Name: "upload", Clients: 2, Rounds: 1, Requests: 2, Bodies: []int{1 << 20}, Answer: 1 << 20}, s.dialer(port))
 	s.same(online, target)
 	s.exact(s.end(copier, responder), stats)
 }
