@@ -35,3 +35,24 @@ func elsewhere(matches []Match, addrs []netip.Addr) []Match {
 	}
 	return foreign
 }
+
+// tellMirror warns of matches without an address on interfaces without one, such as
+// mirror ports: nothing there is directed to this host.
+func (s *Set) tellMirror() error {
+	unnamed := slices.ContainsFunc(s.cfg.Matches, func(m Match) bool { return !m.Addr.IsValid() })
+	if len(s.cfg.Interfaces) == 0 || !unnamed {
+		return nil
+	}
+	list, err := s.watch.handle.AddrList(nil, netlink.FAMILY_ALL)
+	if err != nil {
+		return fmt.Errorf("capture: list addresses: %w", err)
+	}
+	for _, f := range s.at.ifs {
+		if slices.ContainsFunc(list, func(a netlink.Addr) bool { return a.LinkIndex == f.index && !a.IP.IsLinkLocalUnicast() }) {
+			return nil
+		}
+	}
+	s.cfg.Log.Warn("interface has no address: maps without their server's address find nothing there; name it, as in -x 10.1.0.5:80-…",
+		"iface", s.cfg.Interfaces)
+	return nil
+}

@@ -234,3 +234,22 @@ func TestNetNS(t *testing.T) {
 		t.Errorf("addresses %v", set.Addrs())
 	}
 }
+
+// Who forgets the server's address at a mirror port is told why nothing is copied.
+func TestMatchWithoutAddressAtAMirrorPort(t *testing.T) {
+	_, server := pair(t)
+	logged := newMessages()
+	const warning = "interface has no address"
+	openIn(t, server, Config{Matches: []Match{{Port: 80}}, Interfaces: []string{"eth0"}, Log: logged.log()})
+	openIn(t, server, Config{Matches: []Match{{Port: 80}}, Log: logged.log()})
+	server.Run(t, "ip", "addr", "flush", "dev", "eth0", "scope", "global")
+	openIn(t, server, Config{Matches: serverAt("10.9.0.2:80"), Interfaces: []string{"eth0"}, Log: logged.log()})
+	logged.mu.Lock()
+	early := strings.Contains(logged.buf.String(), warning)
+	logged.mu.Unlock()
+	if early {
+		t.Errorf("warned without a reason: %s", &logged.buf)
+	}
+	openIn(t, server, Config{Matches: []Match{{Port: 80}}, Interfaces: []string{"eth0"}, Log: logged.log()})
+	logged.await(t, warning, 1)
+}

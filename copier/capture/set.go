@@ -62,6 +62,9 @@ func (s *Set) open() (err error) {
 	if s.cfg.Block == 0 {
 		s.cfg.Block = blockFor(largestMerge(links), s.cfg.RingBytes)
 	}
+	if err := s.tellMirror(); err != nil {
+		return err
+	}
 	if s.sink, err = openSink(s.cfg.Decap); err != nil {
 		return err
 	}
