@@ -210,3 +210,33 @@ func TestOperationsTellTheShards(t *testing.T) {
 		}
 	})
 }
+
+// With several targets, what is told holds for all of them; a map is for one.
+func TestControlOfSeveralTargets(t *testing.T) {
+	f, rigs, _ := newFleet(t, 2, false)
+	f.cfg.ParseMaps = func(context.Context, string) ([]tunnel.Map, error) {
+		return []tunnel.Map{{Port: 99, Target: netip.MustParseAddrPort("10.9.0.1:99")}}, nil
+	}
+	do := func(op string, args ...string) (any, error) { return f.table(func() {})[op].Do(t.Context(), args) }
+	if got, err := do("pause"); err != nil || got != "one: paused\nmore: paused" {
+		t.Errorf("pause: %v, %v", got, err)
+	}
+	if _, err := do("map", "add", "99-10.9.0.1:99"); err == nil || !strings.Contains(err.Error(), "several targets") {
+		t.Errorf("a map for nobody: %v", err)
+	}
+	if _, err := do("map", "add", "99-10.9.0.1:99", "more"); err != nil {
+		t.Error(err)
+	}
+	if len(rigs[0].set.matches) != 0 || len(rigs[1].set.matches) != 3 {
+		t.Errorf("filters take %v and %v", rigs[0].set.matches, rigs[1].set.matches)
+	}
+	got, err := do("map", "remove", "99")
+	if err == nil || !strings.HasPrefix(err.Error(), "one: 99 is not copied") || len(rigs[1].set.matches) != 2 {
+		t.Errorf("removed where it was: %v, %v, %v", got, err, rigs[1].set.matches)
+	}
+	status, err := do("status")
+	b, _ := json.Marshal(status)
+	if err != nil || strings.Count(string(b), `"state":"paused"`) != 2 {
+		t.Errorf("status: %.200s, %v", b, err)
+	}
+}
