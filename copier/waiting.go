@@ -70,8 +70,9 @@ func (s *shard) suspendHere(slot uint32, r *record, why report.Reason) bool {
 
 // goesOnLater reports whether a flow that is given up may go on with another session.
 // Bytes that were not captured may have changed what a connection is, where the
-// protocol is not known; where nothing is known the next bytes tell. What was captured and not copied may too, but then all that
-// the target has is lost, and a session that does not quite fit is better than none.
+// protocol is not known; where nothing is known the next bytes tell. What was
+// captured and not copied may too, but then all that the target has is lost, and a
+// session that does not quite fit is better than none.
 func (s *shard) goesOnLater(r *record, why report.Reason) bool {
 	if s.phase != phaseRunning || r.state != stateCopying || r.ending != report.Alive {
 		return false
