@@ -93,3 +93,38 @@ func (s *scene) replayed(t *testing.T, live traffic.Log, target *traffic.Server,
 		t.Errorf("%d bytes delivered, want %d", got, sent)
 	}
 }
+
+// A recording is replayed to several targets as live packets are copied to them, and
+// recorded once though two copiers see the packets.
+func TestRecordingForTwoTargets(t *testing.T) {
+	t.Parallel()
+	dir := filepath.Join(t.TempDir(), "recorded")
+	f := newFanout(t, "--record", dir)
+	f.make(fanLoad("recorded"), f.dialer(port))
+	for _, target := range f.targets {
+		f.same(f.online, target)
+	}
+	f.stops(f.copier)
+	live := f.online.Log()
+	report := filepath.Join(t.TempDir(), "report.json")
+	argv := f.Copier("-x", httpMap, "-x", secondMap, "--invite-file", f.InviteFile(), "--invite-file", filepath.Join(f.Dir, "invite2"),
+		"--report", report, "-i", filepath.Join(dir, "*.pcapng"), "--pace=target")
+	p := f.keep(rig.Start(f.Lab.Online, "replay", argv...))
+	if code, err := p.Wait(f.within()); err != nil || code != 0 {
+		t.Fatalf("replay ends with %d, %v", code, err)
+	}
+	for i, target := range f.targets {
+		if diff := traffic.Compare(append(live[:len(live):len(live)], live...), target.Log()); len(diff) > 0 {
+			t.Errorf("target %d got something else than copied and replayed:\n%s", i, traffic.Describe(diff))
+		}
+	}
+	reports, err := rig.ReadReports(report)
+	if err != nil || len(reports) != 2 {
+		t.Fatal(len(reports), err)
+	}
+	for i, r := range reports {
+		for _, problem := range r.Check() {
+			t.Errorf("ledger %d: %s", i, problem)
+		}
+	}
+}
