@@ -253,3 +253,52 @@ func TestUnansweredRequestIsSentAgain(t *testing.T) {
 		t.Errorf("ledger: %+v, want %d reconnects and turns sent again", report.Sessions, clients)
 	}
 }
+
+// A redis client stays connected for good, whatever becomes of the target.
+func TestRedisIsStartedAnew(t *testing.T) {
+	t.Parallel()
+	s := newScene(t, testnet.LabConfig{})
+	const redisPort = ":6379"
+	s.keep(s.StartRedis(s.within(), s.Lab.Online, "redis-online"))
+	target := s.keep(s.StartRedis(s.within(), s.Lab.Target, "redis-target"))
+	copier, responder := s.copies(testnet.OnlineAddr + redisPort + "-" + testnet.TargetAddr + redisPort)
+	conn, err := s.dialer(redisPort).Dial(0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	client := traffic.NewRedis(conn)
+	held := func(ns *testnet.NS, list string) string {
+		t.Helper()
+		c := s.dialIn(ns, "127.0.0.1"+redisPort)
+		defer func() { _ = c.Close() }()
+		items, err := traffic.NewRedis(c).Ask("LRANGE", list, "0", "-1")
+		if err != nil {
+			t.Fatal(err)
+		}
+		return items
+	}
+	push := func(list, text string) {
+		t.Helper()
+		if _, err := client.Ask("RPUSH", list, text); err != nil {
+			t.Fatal(err)
+		}
+	}
+	push("before", "x")
+	rig.Until(s.within(), func() bool { return held(s.Lab.Target, "before") == "x" })
+	s.stops(target)
+	s.keep(s.StartRedis(s.within(), s.Lab.Target, "redis-target-anew"))
+	if !rig.Until(s.within(), func() bool { push("probe", "x"); return strings.Contains(held(s.Lab.Target, "probe"), "x") }) {
+		t.Fatal("the target is not met again")
+	}
+	for n := range 50 {
+		push("after", fmt.Sprint(n))
+	}
+	want := held(s.Lab.Online, "after")
+	if !rig.Until(s.within(), func() bool { return held(s.Lab.Target, "after") == want }) {
+		t.Errorf("target's list is %q, online's %q", held(s.Lab.Target, "after"), want)
+	}
+	_ = client.Close()
+	if r := s.end(copier, responder).Sessions; r.Reconnects == 0 || r.Opened != 1 {
+		t.Errorf("ledger: %+v", r)
+	}
+}
