@@ -16,7 +16,6 @@ import (
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
-	"google.golang.org/grpc/keepalive"
 	"google.golang.org/protobuf/types/known/wrapperspb"
 
 	"flowtwin/internal/e2e/rig"
@@ -84,16 +83,14 @@ func (g *grpcServer) all(stream grpc.ServerStream, each func(string) error) (mes
 	}
 }
 
-// serveGRPC starts a server in ns. It does not count its clients' pings: a slower
-// one would have sent fewer answers between two of them than the client has seen
-// online, and take it for an attacker. Its windows are fixed, so that it pings
-// nobody: given the online server's ping answers before it has pinged, its
+// serveGRPC starts a server in ns. It counts its clients' pings, as all do: where it
+// has sent nothing between some of them, it takes the client for an attacker and
+// closes. Its windows are fixed, so that it pings nobody: given the online server's ping answers before it has pinged, its
 // estimator has a data race.
 func (s *scene) serveGRPC(ns *testnet.NS, addr string, pause time.Duration) *grpcServer {
 	s.t.Helper()
 	g := &grpcServer{pause: pause}
-	srv := grpc.NewServer(grpc.InitialWindowSize(1<<20), grpc.InitialConnWindowSize(1<<20),
-		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 1, PermitWithoutStream: true}))
+	srv := grpc.NewServer(grpc.InitialWindowSize(1<<20), grpc.InitialConnWindowSize(1<<20))
 	srv.RegisterService(&grpc.ServiceDesc{
 		ServiceName: "flowtwin.Test",
 		HandlerType: (*any)(nil),
