@@ -5,12 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
-	"strings"
 	"time"
 
-	"github.com/spf13/pflag"
-
 	"flowtwin/copier"
+	"flowtwin/internal/cli"
 	"flowtwin/tunnel"
 )
 
@@ -49,36 +47,39 @@ type resolver interface {
 // lookupTimeout bounds the look-ups of all names.
 const lookupTimeout = 10 * time.Second
 
-func (r *raw) flags() *pflag.FlagSet {
-	fs := pflag.NewFlagSet("copier", pflag.ContinueOnError)
-	fs.SortFlags = false
-	fs.Usage = func() {}
+func (r *raw) flags() *cli.Flags {
+	fs := cli.NewFlags("copier")
 	c := &r.config
-	fs.StringArrayVarP(&r.maps, "map", "x", nil, "copy `MAP`: [localIP:]port-targetIP:port[,...]; may be repeated; with several responders one for all, or one for each in their order")
-	fs.StringArrayVarP(&r.servers, "server", "s", nil, "reach the responder at `host[:port]` instead of the invite's address; or the invite itself; repeated: several responders")
-	fs.StringArrayVar(&r.inviteFiles, "invite-file", nil, "`FILE` with the responder's invite (otherwise from $"+inviteEnv+"); repeated: several responders, the k-th with the k-th -s")
-	fs.BoolVar(&c.Split, "split", false, "spread the clients over several responders, by a hash of their address, instead of copying all to each")
-	fs.StringSliceVar(&c.Interfaces, "interface", nil, "capture on `IFACE[,...]` (default: all that are up)")
-	fs.StringVar(&c.NetNS, "netns", "", "capture inside the network namespace `PATH|PID`: its file, or a process in it, such as a container's")
-	fs.StringSliceVar(&r.decap, "decap", nil, "capture nothing but packets that are mirrored to this host, inside `vxlan|geneve|gre[,...]`")
-	fs.IntVar(&c.Shards, "shards", 0, "capture rings and lanes, `N` (default: one for every 4 CPUs, 1 to 4)")
-	fs.IntVar(&c.Connections, "connections", 1, "QUIC connections, `N`, that the lanes are spread over; for long paths that lose packets")
+	fs.Group("What to copy where")
+	fs.StringArrayVarP(&r.maps, "map", "x", nil, "copy `MAP`: [localIP:]port-targetIP:port[,...]; may be repeated; with several responders one for all, or the k-th for the k-th")
+	fs.StringArrayVar(&r.inviteFiles, "invite-file", nil, "`FILE` with the responder's invite (otherwise from $"+inviteEnv+"); repeated: several responders")
+	fs.StringArrayVarP(&r.servers, "server", "s", nil, "reach the responder at `HOST[:PORT]`, not at the invite's address; or the invite itself; repeated: the k-th with the k-th file")
+	fs.BoolVar(&c.Split, "split", false, "each client goes to one of several responders only, by a hash of its address")
+	fs.StringSliceVar(&c.Interfaces, "interface", nil, "`IFACE[,...]`: capture on these (default: all that are up)")
+	fs.StringVar(&c.NetNS, "netns", "", "`PATH|PID`: capture inside a network namespace: its file, or a process in it, such as a container's")
+	fs.StringSliceVar(&r.decap, "decap", nil, "`vxlan|geneve|gre[,...]`: capture only what is mirrored to this host inside of these")
+
+	fs.Group("Which connections")
 	fs.Float64VarP(&c.Sample, "sample", "r", 100, "copy `PERCENT` of the connections, 0.01 to 100: always the same ones, by a hash of client and port")
 	fs.DurationVar(&c.Ramp, "ramp", 0, "begin with no connection and reach --sample after `TIME`, such as 10m (default: at once)")
-	fs.Float64VarP(&c.Copies, "copies", "n", 1, "replay each connection `N` times, from client addresses of their own, 1 to 1000; 2.5: three times half of them")
-	fs.DurationVar(&c.Jitter, "jitter", 0, "spread the copies of a connection behind the first over `TIME`; each is late as a whole (default: all at once)")
-	fs.StringVar(&c.Midstream, "midstream", copier.MidstreamAdopt, "connections that were open before: adopt: copied from their next request after an answer on; skip: not copied")
+	fs.Float64VarP(&c.Copies, "copies", "n", 1, "replay each connection `N` times, 1 to 1000, from client addresses of their own; 2.5: half of them three times")
+	fs.DurationVar(&c.Jitter, "jitter", 0, "spread the copies of a connection over `TIME`; each is late as a whole (default: all at once)")
+	fs.StringVar(&c.Midstream, "midstream", copier.MidstreamAdopt, "`adopt|skip`: connections that were open before: copied from their next request after an answer on; or not copied")
+
 	r.http.add(fs)
-	fs.DurationVar(&c.Drain, "drain", 5*time.Second, "how long live flows may go on after SIGINT or SIGTERM")
-	fs.StringVar(&c.Control, "control", "", "listen at the unix socket `PATH` for \"copier ctl\" (default: none)")
+	r.replay.add(fs)
+	r.record.add(fs, &c.HeaderFile)
+
+	fs.Group("Run")
+	fs.DurationVar(&c.Drain, "drain", 5*time.Second, "`TIME` that live connections have after SIGINT or SIGTERM")
+	fs.StringVar(&c.Control, "control", "", "listen at the unix socket `PATH` for \"copier ctl\"")
 	fs.StringVar(&c.ReportFile, "report", "", "write the final ledger as JSON to `FILE`")
-	fs.StringVar(&c.HeaderFile, "record-headers", "", "write the headers of what the targets send to `FILE`, as a pcap with the packets' lengths, up to 4 GB; of several targets to FILE.1 and so on")
+	fs.IntVar(&c.Shards, "shards", 0, "`N` capture rings and lanes (default: one for every 4 CPUs, 1 to 4)")
+	fs.IntVar(&c.Connections, "connections", 1, "`N` QUIC connections for the lanes; for long paths that lose packets")
 	fs.BoolVarP(&r.daemon, "daemon", "d", false, "run in the background")
 	fs.StringVarP(&r.logFile, "log", "l", "", "log to `FILE` (default: stderr)")
 	fs.StringVarP(&r.pidFile, "pid", "P", "", "write the process id to `FILE`")
 	fs.BoolVar(&r.json, "json", false, "log as JSON")
-	r.replay.add(fs)
-	r.record.add(fs)
 	fs.BoolVar(&r.version, "version", false, "print the version")
 	fs.Float64Var(&c.InjectLoss, "inject-loss", 0, "throw away this `share` of the captured packets, 0 to 1: for tests of what becomes of holes")
 	_ = fs.MarkHidden("inject-loss")
@@ -88,7 +89,7 @@ func (r *raw) flags() *pflag.FlagSet {
 // usage is what --help prints.
 func usage() string {
 	return `Usage: copier -x MAP -s HOST --invite-file FILE [flags]
-       copier ctl [--control PATH] OPERATION    tell a running copier something; "ctl help" lists what
+       copier ctl [--control PATH] OPERATION    tell a running copier something; see "help"
 
 Copies what clients send to this server to a target, live, through the responder
 on the target host. Nothing on this host is changed; needs CAP_NET_RAW.
@@ -102,7 +103,7 @@ Examples:
       one of this host's addresses only, on one interface
   copier -x 80-10.1.0.9:80 --invite-file invite -r 25 --ramp 10m
       a quarter of the connections, reached in ten minutes
-  copier -x 80-10.1.0.9:80 --invite-file invite --http-host shop.example --http-set-header 'X-Copied: 1'
+  copier -x 80-10.1.0.9:80 --invite-file invite --http-host a.example --http-set-header 'X-Copy: 1'
       of HTTP/1 only requests for one host, each with a header of its own
   copier -x 80-10.1.0.9:80 --netns 4711 --invite-file invite
       port 80 of the container that process 4711 is in
@@ -116,9 +117,7 @@ Examples:
 A map without a local address stands for all addresses of this host; one with a
 local address goes before it. kill -USR1 prints the status; SIGINT or SIGTERM ends
 the copy and prints the ledger, a second one ends it at once.
-
-Flags:
-` + strings.TrimRight((&raw{}).flags().FlagUsages(), "\n") + "\n"
+` + (&raw{}).flags().Help()
 }
 
 // parseFlags reads the command line. It looks up names and reads the invite, but

@@ -4,8 +4,7 @@ import (
 	"errors"
 	"fmt"
 
-	"github.com/spf13/pflag"
-
+	"flowtwin/internal/cli"
 	"flowtwin/internal/http1"
 )
 
@@ -21,24 +20,25 @@ type httpFlags struct {
 	onError string
 }
 
-func (h *httpFlags) add(fs *pflag.FlagSet) {
+func (h *httpFlags) add(fs *cli.Flags) {
 	c := &h.config
-	fs.StringSliceVar(&c.Hosts, "http-host", nil, "copy only HTTP/1 requests for `HOST[,...]`, such as shop.example,*.cdn.example; of each of these kinds one must match")
-	fs.StringSliceVar(&c.NotHosts, "http-not-host", nil, "leave out requests for `HOST[,...]`")
-	fs.StringArrayVar(&c.Paths, "http-path", nil, "copy only requests with this `PATH`, without its query: /the/beginning, a /glob*of/all, or ~ and a regular expression; may be repeated")
-	fs.StringArrayVar(&c.NotPaths, "http-not-path", nil, "leave out requests with this `PATH`")
-	fs.StringSliceVar(&c.Methods, "http-method", nil, "copy only requests with `METHOD[,...]`")
-	fs.StringSliceVar(&c.NotMethods, "http-not-method", nil, "leave out requests with `METHOD[,...]`")
-	fs.StringArrayVar(&c.Headers, "http-header", nil, "copy only requests with the header `NAME[=VALUE]`; the value: all of it, a glob, or ~ and a regular expression; may be repeated")
-	fs.StringArrayVar(&c.NotHeaders, "http-not-header", nil, "leave out requests with the header `NAME[=VALUE]`")
-	fs.StringArrayVar(&c.SetHeaders, "http-set-header", nil, "set a header in each request that is copied, `'NAME: VALUE'`; may be repeated")
-	fs.StringVar(&c.SetHost, "http-set-host", "", "set the host that is asked, to `HOST[:PORT]`")
-	fs.StringArrayVar(&c.RewritePaths, "http-rewrite-path", nil, "change the path and query, `RE=TO`: what the regular expression matches first becomes TO, with $1 for its groups; of several, the first that matches")
-	fs.StringVar(&h.onError, "http-on-error", onErrorDrop, "with any of these, what is not HTTP/1, from there to the end of its connection: drop: not copied; pass: copied as it is")
+	fs.Group("HTTP/1: which requests; of each kind that is given one must match, and nothing of -not-")
+	fs.StringSliceVar(&c.Hosts, "http-host", nil, "`HOST[,...]`: requests for these, such as shop.example,*.cdn.example")
+	fs.StringArrayVar(&c.Paths, "http-path", nil, "`PATH`, without its query: /the/beginning, a /glob*of/all, or ~ and a regular expression; may be repeated")
+	fs.StringSliceVar(&c.Methods, "http-method", nil, "`METHOD[,...]`: requests with these")
+	fs.StringArrayVar(&c.Headers, "http-header", nil, "`NAME[=VALUE]`: requests with this header; the value: all of it, a glob, or ~ and a regular expression; may be repeated")
+	fs.StringSliceVar(&c.NotHosts, "http-not-host", nil, "`HOST[,...]`: requests for these are left out")
+	fs.StringArrayVar(&c.NotPaths, "http-not-path", nil, "`PATH`: left out")
+	fs.StringSliceVar(&c.NotMethods, "http-not-method", nil, "`METHOD[,...]`: left out")
+	fs.StringArrayVar(&c.NotHeaders, "http-not-header", nil, "`NAME[=VALUE]`: left out")
+	fs.StringArrayVar(&c.SetHeaders, "http-set-header", nil, "`'NAME: VALUE'`: set a header in each request that is copied; may be repeated")
+	fs.StringVar(&c.SetHost, "http-set-host", "", "`HOST[:PORT]`: set the host that is asked")
+	fs.StringArrayVar(&c.RewritePaths, "http-rewrite-path", nil, "`RE=TO`: in path and query, what the regular expression matches first becomes TO, with $1 for its groups; of several the first that matches")
+	fs.StringVar(&h.onError, "http-on-error", onErrorDrop, "`drop|pass`: with any of these, what is not HTTP/1, from there to the end of its connection: not copied; or copied as it is")
 }
 
 // parse returns the rules, nil when none are given.
-func (h *httpFlags) parse(fs *pflag.FlagSet) (*http1.Rules, error) {
+func (h *httpFlags) parse(fs *cli.Flags) (*http1.Rules, error) {
 	// An empty list, of a variable that is not set, say, must not select everything.
 	for name, list := range map[string][]string{
 		"http-host": h.config.Hosts, "http-not-host": h.config.NotHosts, "http-method": h.config.Methods, "http-not-method": h.config.NotMethods,

@@ -8,9 +8,8 @@ import (
 	"strings"
 	"time"
 
-	"github.com/spf13/pflag"
-
 	"flowtwin/copier"
+	"flowtwin/internal/cli"
 )
 
 // recordFlags are --record and its like.
@@ -20,18 +19,20 @@ type recordFlags struct {
 	every     time.Duration
 }
 
-func (r *recordFlags) add(fs *pflag.FlagSet) {
-	fs.StringVar(&r.dir, "record", "", "record what is followed as pcapng files in `DIR`, for -i and other programs; without a responder nothing is copied")
+func (r *recordFlags) add(fs *cli.Flags, headers *string) {
+	fs.Group("Record")
+	fs.StringVar(&r.dir, "record", "", "record what is followed as pcapng files in `DIR`; without a responder nothing is copied")
 	fs.StringVar(&r.size, "record-size", "256M", "begin a new file at `BYTES` (k, M, G)")
 	fs.DurationVar(&r.every, "record-every", time.Hour, "begin a new file after `TIME`; 0: never for that")
-	fs.StringVar(&r.cap, "record-cap", "10G", "all files together are no longer than `BYTES`: the oldest are removed")
+	fs.StringVar(&r.cap, "record-cap", "10G", "all files together hold `BYTES` at most: the oldest are removed")
+	fs.StringVar(headers, "record-headers", "", "headers of what the targets send to `FILE`, a pcap, up to 4 GB; of several targets to FILE.1 and so on")
 }
 
 // leastFile is the smallest --record-size.
 const leastFile = 1e6
 
 // parse looks into the flags and returns what is to be recorded, or nil.
-func (r *recordFlags) parse(fs *pflag.FlagSet) (*copier.Record, error) {
+func (r *recordFlags) parse(fs *cli.Flags) (*copier.Record, error) {
 	if r.dir == "" {
 		for _, name := range []string{"record-size", "record-every", "record-cap"} {
 			if fs.Changed(name) {

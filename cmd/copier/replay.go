@@ -6,10 +6,9 @@ import (
 	"slices"
 	"strconv"
 
-	"github.com/spf13/pflag"
-
 	"flowtwin/copier"
 	"flowtwin/copier/offline"
+	"flowtwin/internal/cli"
 )
 
 // replayFlags are the flags that come with -i.
@@ -21,21 +20,22 @@ type replayFlags struct {
 	replay      copier.Replay
 }
 
-func (r *replayFlags) add(fs *pflag.FlagSet) {
+func (r *replayFlags) add(fs *cli.Flags) {
 	c := &r.replay
-	fs.StringArrayVarP(&r.files, "input", "i", nil, "replay `FILE` in the place of live packets: pcap or pcapng, also gzip or zstd; a pattern such as 'a*.pcap', or - for standard input; may be repeated. Needs no privileges")
-	fs.StringVar(&c.Pace, "pace", copier.PaceClock, "clock: replay as it was recorded; target: as fast as the target answers")
-	fs.Float64VarP(&c.Speed, "accelerate", "a", 1, "replay `N` times as fast as recorded")
-	fs.DurationVar(&c.MaxGap, "max-gap", 0, "replay pauses between packets as no longer than `TIME` (default: as they were)")
-	fs.StringVar(&r.loop, "loop", "1", "replay `N` times, or forever")
-	fs.StringVar(&r.filter, "filter", "", "replay the connections that `EXPR` wants only: host A, net A/BITS, port N, portrange N-M, with src (the client) or dst, and, or, not, ( )")
-	fs.StringVar(&r.start, "start", "", "replay packets from `TIME` on: '2026-11-23 16:04:05', or 90s behind the first packet")
-	fs.StringVar(&r.stop, "stop", "", "replay packets before `TIME`")
+	fs.Group("Replay a recording in the place of live packets; needs no privileges")
+	fs.StringArrayVarP(&r.files, "input", "i", nil, "`FILE`: pcap or pcapng, also gzip or zstd; a pattern such as 'a*.pcap', or - for standard input; may be repeated")
+	fs.StringVar(&c.Pace, "pace", copier.PaceClock, "`clock|target`: as it was recorded; or as fast as the target answers")
+	fs.Float64VarP(&c.Speed, "accelerate", "a", 1, "`N` times as fast as recorded")
+	fs.DurationVar(&c.MaxGap, "max-gap", 0, "pauses between packets no longer than `TIME` (default: as they were)")
+	fs.StringVar(&r.loop, "loop", "1", "`N|forever`: so many times")
+	fs.StringVar(&r.start, "start", "", "packets from `TIME` on: '2026-11-23 16:04:05', or 90s behind the first packet")
+	fs.StringVar(&r.stop, "stop", "", "packets before `TIME`")
+	fs.StringVar(&r.filter, "filter", "", "`EXPR`: only these connections: host A, net A/BITS, port N, portrange N-M, with src (the client) or dst; and, or, not, ( )")
 	fs.BoolVar(&c.DryRun, "dry-run", false, "print what would be replayed, and do nothing: needs no responder")
 }
 
 // parse looks into the flags and returns what is to be replayed, or nil.
-func (r *replayFlags) parse(fs *pflag.FlagSet) (*copier.Replay, error) {
+func (r *replayFlags) parse(fs *cli.Flags) (*copier.Replay, error) {
 	if len(r.files) == 0 {
 		for _, name := range []string{"pace", "accelerate", "max-gap", "loop", "filter", "start", "stop", "dry-run"} {
 			if fs.Changed(name) {

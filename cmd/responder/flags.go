@@ -9,8 +9,7 @@ import (
 	"strings"
 	"time"
 
-	"github.com/spf13/pflag"
-
+	"flowtwin/internal/cli"
 	"flowtwin/responder"
 )
 
@@ -39,34 +38,41 @@ type raw struct {
 	rtt, bandwidth, loss string
 }
 
-func (r *raw) flags() *pflag.FlagSet {
-	fs := pflag.NewFlagSet("responder", pflag.ContinueOnError)
-	fs.SortFlags = false
-	fs.Usage = func() {}
+func (r *raw) flags() *cli.Flags {
+	fs := cli.NewFlags("responder")
 	c := &r.config
-	fs.StringVar(&r.listen, "listen", ":7443", "take copiers at UDP `[host]:port`")
-	fs.StringSliceVar(&r.allow, "allow", nil, "`TARGET[,...]` that copiers may name: address, address:port or prefix (default: all addresses of this host)")
+	fs.Group("Who may copy what")
+	fs.StringVar(&r.listen, "listen", ":7443", "take copiers at UDP `[HOST]:PORT`")
+	fs.StringSliceVar(&r.allow, "allow", nil, "`TARGET[,...]`: what copiers may name: address, address:port or prefix (default: all addresses of this host)")
 	fs.StringVar(&c.InviteFile, "invite-file", "", "write the invite for copiers to `FILE`")
-	fs.StringSliceVar(&c.Advertise, "advertise", nil, "`host[:port][,...]` that the invite names (default: this host's addresses)")
-	fs.DurationVar(&c.InviteTTL, "invite-ttl", 0, "how long the invite is good for (default: for ever)")
-	fs.StringVar(&c.StateDir, "state-dir", "", "`DIR` of key and secret (default "+responder.DefaultStateDir+")")
-	fs.StringSliceVarP(&r.pool, "client-pool", "c", nil, "`POOL[,...]` of addresses that the target sees clients at: prefix, address, or 192.168.50.x (default 198.18.0.0/15)")
-	fs.StringVar(&r.client, "client-address", "pool", "what the target sees clients at: pool, addresses of the pool; original, their own, answered by the TUN device through a routing rule for the target's port")
-	fs.BoolVar(&c.Force, "client-address-force", false, "with --client-address=original: also where others are connected to the target, who will get no answers")
-	fs.StringVar(&r.rtt, "rtt", "", "emulate a network with this round-trip time, `40ms[±10ms]`; client: each client's own, as it was online")
+	fs.StringSliceVar(&c.Advertise, "advertise", nil, "`HOST[:PORT][,...]`: what the invite names (default: this host's addresses)")
+	fs.DurationVar(&c.InviteTTL, "invite-ttl", 0, "`TIME` that the invite is good for (default: for ever)")
+	fs.StringVar(&c.StateDir, "state-dir", "", "`DIR` of key and secret (default: "+responder.DefaultStateDir+")")
+
+	fs.Group("How the target sees clients")
+	fs.StringSliceVarP(&r.pool, "client-pool", "c", nil, "`POOL[,...]` of their addresses: prefix, address, or 192.168.50.x (default: 198.18.0.0/15)")
+	fs.StringVar(&r.client, "client-address", "pool", "`pool|original`: at addresses of the pool; or at their own, answered by the TUN device through a routing rule for the target's port")
+	fs.BoolVar(&c.Force, "client-address-force", false, "with original: also where others are connected to the target, who will get no answers")
+	fs.StringVar(&r.rtt, "rtt", "", "`40ms[±10ms]|client`: emulate a network with this round-trip time; client: each client's own, as it was online")
 	fs.StringVar(&r.bandwidth, "bandwidth", "", "emulate a network with this rate for each connection and direction, as `10mbit`")
 	fs.StringVar(&r.loss, "loss", "", "emulate a network that loses this share of the packets, as `1%`")
-	fs.IntVar(&c.Shards, "shards", 0, "stacks and TUN queues, `N` (default: one for each CPU, at most 4)")
+
+	fs.Group("When requests leave")
+	fs.StringVar(&r.gate, "gate", "turn", "`turn|off`: a request waits until the target has answered the one before it; or does not")
+	fs.DurationVar(&c.MaxHold, "max-hold", responder.DefaultMaxHold, "`TIME` that a request waits at most")
+	fs.DurationVar(&c.Settle, "settle", responder.DefaultSettle, "an answer of other length than online is over when the target has been quiet for `TIME`")
+	fs.StringVar(&r.closes, "on-target-close", "reconnect", "`reconnect|end`: when the target closes and its client goes on: from its next request on to another connection; or no further")
+
+	fs.Group("How much")
+	fs.StringVar(&r.connections, "rate-connections", "", "refuse flows beyond `N` connections a second, copies included (default: none)")
+	fs.StringVar(&r.bytes, "rate-bytes", "", "refuse new flows while clients' bytes are more than `SIZE` a second, such as 10M (default: none)")
 	fs.IntVar(&c.Sessions, "max-sessions", 200_000, "refuse flows beyond `N` sessions")
-	fs.StringVar(&r.connections, "rate-connections", "", "refuse flows beyond `N` connections a second, copies included (default: none are refused)")
-	fs.StringVar(&r.bytes, "rate-bytes", "", "refuse new flows while clients' bytes for the targets are more than `SIZE` a second, such as 10M (default: none are)")
-	fs.StringVar(&r.gate, "gate", "turn", "turn: a request waits until the target has answered the one before it; off: it does not")
-	fs.DurationVar(&c.MaxHold, "max-hold", responder.DefaultMaxHold, "the longest that a request waits")
-	fs.DurationVar(&c.Settle, "settle", responder.DefaultSettle, "an answer of other length than online is over when the target has been quiet for so long")
-	fs.StringVar(&r.closes, "on-target-close", "reconnect", "when the target closes and its client goes on: reconnect, from the client's next request on; or end")
-	fs.DurationVar(&c.Drain, "drain", 5*time.Second, "how long sessions may go on after SIGINT or SIGTERM")
-	fs.StringVar(&c.Control, "control", "", "take orders at the unix socket `PATH`; see responder ctl --control PATH help")
+
+	fs.Group("Run")
+	fs.DurationVar(&c.Drain, "drain", 5*time.Second, "`TIME` that sessions have after SIGINT or SIGTERM")
+	fs.StringVar(&c.Control, "control", "", "listen at the unix socket `PATH` for \"responder ctl\"")
 	fs.StringVar(&c.ReportFile, "report", "", "write the final summary as JSON to `FILE`")
+	fs.IntVar(&c.Shards, "shards", 0, "`N` stacks and TUN queues (default: one for each CPU, at most 4)")
 	fs.BoolVarP(&r.daemon, "daemon", "d", false, "run in the background")
 	fs.StringVarP(&r.logFile, "log", "l", "", "log to `FILE` (default: stderr)")
 	fs.StringVarP(&r.pidFile, "pid", "P", "", "write the process id to `FILE`")
@@ -98,9 +104,7 @@ Examples:
 
 kill -USR1 logs the status; SIGINT or SIGTERM lets the sessions finish and ends it, a
 second one ends it at once.
-
-Flags:
-` + strings.TrimRight((&raw{}).flags().FlagUsages(), "\n") + "\n"
+` + (&raw{}).flags().Help()
 }
 
 // parseFlags reads the command line; it changes nothing. Errors name the flag.

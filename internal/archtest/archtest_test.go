@@ -50,7 +50,7 @@ var doors = map[string][]string{
 	"github.com/quic-go/quic-go":   {"tunnel"},
 	"gvisor.dev/gvisor":            {"netstack"},
 	"golang.zx2c4.com/wireguard":   {"netstack"},
-	"github.com/spf13/pflag":       {"cmd/copier", "cmd/responder"},
+	"github.com/spf13/pflag":       {"cmd/copier", "cmd/responder", "internal/cli"},
 	"github.com/google/gopacket":   {"copier/capture", "copier/offline"},
 	"github.com/vishvananda/netns": {"internal/testnet"},
 }
