@@ -170,5 +170,11 @@ func parseFlags(args []string, getenv func(string) string, names resolver) (opti
 	if r.config.Record, err = r.record.parse(fs); err != nil {
 		return r.options, err
 	}
+	if r.config.Record != nil {
+		r.config.Record.Alone = len(r.servers)+len(r.inviteFiles) == 0 && getenv(inviteEnv) == ""
+	}
+	if err := r.combined(fs); err != nil {
+		return r.options, err
+	}
 	return r.options, r.targets(getenv, names)
 }

@@ -59,7 +59,8 @@ func shortHint(letter string) string {
 // longHint tells whose flag it is.
 func longHint(name string) string {
 	switch name {
-	case "client-pool", "gate", "max-hold", "settle", "allow", "listen", "advertise", "invite-ttl", "state-dir", "max-sessions", "rate-connections", "rate-bytes":
+	case "client-pool", "client-address", "client-address-force", "gate", "max-hold", "settle", "on-target-close", "allow", "listen", "advertise", "invite-ttl",
+		"state-dir", "max-sessions", "rate-connections", "rate-bytes", "rtt", "bandwidth", "loss":
 		return "is a flag of responder"
 	}
 	return ""

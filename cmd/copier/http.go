@@ -14,6 +14,9 @@ const (
 	onErrorPass = "pass"
 )
 
+// httpHeading stands above these flags in --help.
+const httpHeading = "HTTP/1: which requests; of each kind that is given one must match, and nothing of -not-"
+
 // httpFlags is what the command line says about requests of HTTP.
 type httpFlags struct {
 	config  http1.Config
@@ -22,7 +25,7 @@ type httpFlags struct {
 
 func (h *httpFlags) add(fs *cli.Flags) {
 	c := &h.config
-	fs.Group("HTTP/1: which requests; of each kind that is given one must match, and nothing of -not-")
+	fs.Group(httpHeading)
 	fs.StringSliceVar(&c.Hosts, "http-host", nil, "`HOST[,...]`: requests for these, such as shop.example,*.cdn.example")
 	fs.StringArrayVar(&c.Paths, "http-path", nil, "`PATH`, without its query: /the/beginning, a /glob*of/all, or ~ and a regular expression; may be repeated")
 	fs.StringSliceVar(&c.Methods, "http-method", nil, "`METHOD[,...]`: requests with these")

@@ -44,11 +44,6 @@ func (r *replayFlags) parse(fs *cli.Flags) (*copier.Replay, error) {
 		}
 		return nil, nil
 	}
-	for _, name := range []string{"interface", "shards", "connections"} {
-		if fs.Changed(name) {
-			return nil, fmt.Errorf("--%s: is for live packets, not for files (-i)", name)
-		}
-	}
 	c := &r.replay
 	switch {
 	case c.Pace != copier.PaceClock && c.Pace != copier.PaceTarget:
@@ -72,6 +67,9 @@ func (r *replayFlags) parse(fs *cli.Flags) (*copier.Replay, error) {
 	}
 	if c.Window.Stop, err = moment("stop", r.stop); err != nil {
 		return nil, err
+	}
+	if c.Window.Empty() {
+		return nil, errors.New("--stop: is not behind --start")
 	}
 	if c.Files, err = offline.Expand(r.files); err != nil {
 		return nil, fmt.Errorf("-i: %w", err)

@@ -25,9 +25,9 @@ func (r *raw) targets(getenv func(string) string, names resolver) error {
 	case r.config.Split && n == 1:
 		return errors.New("--split: there is only one responder; repeat --invite-file or -s")
 	}
-	nobody := r.config.Replay != nil && r.config.Replay.DryRun
-	if rec := r.config.Record; rec != nil && len(r.servers)+len(r.inviteFiles) == 0 && getenv(inviteEnv) == "" {
-		rec.Alone, nobody = true, true
+	nobody := r.config.Record != nil && r.config.Record.Alone
+	if r.config.Replay != nil && r.config.Replay.DryRun {
+		nobody, n, r.config.Split = true, 1, false
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), lookupTimeout)
 	defer cancel()

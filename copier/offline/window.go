@@ -48,6 +48,16 @@ func (m Moment) nanos(origin int64) (int64, bool) {
 	return m.at.UnixNano(), true
 }
 
+// Empty reports whether no time at all can be within the window.
+func (w Window) Empty() bool {
+	if w.Start.rel != w.Stop.rel { // which is the later one, the recording tells
+		return false
+	}
+	start, some := w.Start.nanos(0)
+	stop, bounded := w.Stop.nanos(0)
+	return some && bounded && stop <= start
+}
+
 // holds reports whether a time is within the window.
 func (w Window) holds(t, origin int64) bool {
 	if start, ok := w.Start.nanos(origin); ok && t < start {

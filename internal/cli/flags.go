@@ -42,6 +42,20 @@ func (f *Flags) Group(title string) {
 	f.groups = append(f.groups, group{title, n})
 }
 
+// Below returns the names of the flags under a heading.
+func (f *Flags) Below(title string) (names []string) {
+	n, groups, at := 0, f.groups, ""
+	f.VisitAll(func(flag *pflag.Flag) {
+		for len(groups) > 0 && groups[0].first == n {
+			at, groups = groups[0].title, groups[1:]
+		}
+		if n++; at == title {
+			names = append(names, flag.Name)
+		}
+	})
+	return names
+}
+
 // Help returns the list of the flags as --help prints it.
 func (f *Flags) Help() string {
 	var b strings.Builder

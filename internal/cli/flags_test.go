@@ -1,6 +1,9 @@
 package cli
 
-import "testing"
+import (
+	"strings"
+	"testing"
+)
 
 // Flags must be found under their heading, in lines that a terminal shows whole.
 func TestHelp(t *testing.T) {
@@ -15,6 +18,9 @@ func TestHelp(t *testing.T) {
 		t.Fatal(err)
 	}
 	f.StringSlice("a-name-that-is-too-long", nil, "`ADDRESS[,...]`: to take")
+	if got := strings.Join(f.Below("What"), " "); got != "map split" {
+		t.Errorf("below What there are %s", got)
+	}
 	want := `
 What:
   -x, --map MAP                 copy MAP
