@@ -17,6 +17,7 @@ import (
 
 	"flowtwin/copier/capture"
 	"flowtwin/copier/recording"
+	"flowtwin/copier/report"
 	"flowtwin/internal/ctl"
 	"flowtwin/tunnel"
 )
@@ -49,14 +50,10 @@ func Run(ctx context.Context, cfg Config) (err error) {
 		}
 		defer func() { err = errors.Join(err, clients[i].Close()) }()
 	}
-	// Nothing above has touched the system.
-	recorder, err := openRecorder(&cfg)
-	if err != nil {
+	if err := report.CheckFile(cfg.ReportFile); err != nil {
 		return err
 	}
-	if recorder != nil {
-		defer func() { err = errors.Join(err, recorder.Close()) }()
-	}
+	// Nothing above has touched the system.
 	f := &fleet{cfg: cfg}
 	for i := range configs {
 		var c *copier
@@ -64,8 +61,17 @@ func Run(ctx context.Context, cfg Config) (err error) {
 			return err
 		}
 		defer func() { err = errors.Join(err, c.close()) }()
-		c.records(recorder, i == 0)
 		f.copiers = append(f.copiers, c)
+	}
+	recorder, err := openRecorder(&cfg)
+	if err != nil {
+		return err
+	}
+	if recorder != nil {
+		defer func() { err = errors.Join(err, recorder.Close()) }()
+	}
+	for i, c := range f.copiers {
+		c.records(recorder, i == 0)
 	}
 	if cfg.Control == "" {
 		return f.run(ctx)

@@ -159,11 +159,13 @@ func (r *Recorder) write(b []byte, now time.Time) error {
 		}
 	}
 	r.number(b)
+	size := r.size
 	for _, part := range [][]byte{r.head, b} {
 		n, err := r.file.Write(part)
 		r.size += int64(n)
 		if err != nil {
-			return err
+			// Of a full disk. Readers stumble over a packet that is cut.
+			return errors.Join(err, r.file.Truncate(size))
 		}
 	}
 	return nil

@@ -213,6 +213,30 @@ func (s *Summary) WriteFile(file string) error {
 	return writeFile(file, b)
 }
 
+// CheckFile reports why a report could not be written to file, and changes nothing.
+func CheckFile(file string) error {
+	if file == "" {
+		return nil
+	}
+	st, err := os.Stat(file)
+	switch {
+	case err == nil && st.IsDir():
+		err = fmt.Errorf("%s is a directory", file)
+	case err == nil && !st.Mode().IsRegular():
+		return nil
+	case err == nil || errors.Is(err, os.ErrNotExist):
+		// It is written beside it, and then renamed.
+		var f *os.File
+		if f, err = os.CreateTemp(filepath.Dir(file), filepath.Base(file)+".*"); err == nil {
+			err = errors.Join(f.Close(), os.Remove(f.Name()))
+		}
+	}
+	if err != nil {
+		return fmt.Errorf("report: %w", err)
+	}
+	return nil
+}
+
 func writeFile(file string, b []byte) (err error) {
 	b = append(b, '\n')
 	if st, err := os.Stat(file); err == nil && !st.Mode().IsRegular() {

@@ -176,6 +176,7 @@ func TestStartIsRefusedWithTheHostUntouched(t *testing.T) {
 		{"copier: no map", s.Lab.Online, "-x", copier()},
 		{"copier: malformed map", s.Lab.Online, "80:10.71.3.2", copier("-x", "80:10.71.3.2")},
 		{"copier: ambiguous map", s.Lab.Online, "given twice", copier("-x", "80-10.71.3.2:80,80-10.71.3.3:80")},
+		{"copier: no folder for the report", s.Lab.Online, "report: open /nonexistent/", copier("-x", httpMap, "--report", "/nonexistent/ledger")},
 		{"copier: file replay", s.Lab.Online, "-i", copier("-x", httpMap, "-i", "some.pcap")},
 		{"responder: no capability", s.Lab.Target, "CAP_NET_ADMIN", nobody(responder("--listen", ":7443"))},
 		{"responder: pool overlaps a route", s.Lab.Target, "pool overlaps", responder("--listen", ":7443", "-c", "10.71.0.0/16")},
