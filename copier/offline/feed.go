@@ -6,7 +6,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"os"
+	"slices"
 	"sync/atomic"
 
 	"flowtwin/copier/capture"
@@ -88,22 +88,16 @@ func Open(cfg Config) (*Feed, error) {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
 	f := &Feed{cfg: cfg, free: make(chan *Block, blocks), full: make(chan *Block, blocks)}
-	var err error
-	if f.files, err = survey(cfg.Files); err != nil {
+	if cfg.Loops != 1 && slices.Contains(cfg.Files, Stdin) {
+		return nil, errors.New("standard input can be read once only, not in a loop")
+	}
+	names, total, err := sized(cfg.Files, cfg.Log)
+	if err != nil {
 		return nil, err
 	}
-	for _, name := range cfg.Files {
-		if name == Stdin {
-			if cfg.Loops != 1 {
-				return nil, errors.New("standard input can be read once only, not in a loop")
-			}
-			continue
-		}
-		st, err := os.Stat(name)
-		if err != nil {
-			return nil, err
-		}
-		f.total += st.Size()
+	f.total = total
+	if f.files, err = survey(names); err != nil {
+		return nil, err
 	}
 	for range blocks {
 		f.free <- new(Block)

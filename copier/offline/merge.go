@@ -3,42 +3,10 @@ package offline
 import (
 	"container/heap"
 	"errors"
-	"fmt"
 	"io"
-	"os"
-	"path/filepath"
 	"slices"
 	"sync/atomic"
 )
-
-// Expand returns the files that the patterns name, each once.
-func Expand(patterns []string) ([]string, error) {
-	var names []string
-	for _, p := range patterns {
-		if p == Stdin {
-			names = append(names, p)
-			continue
-		}
-		if _, err := os.Stat(p); err == nil { // its name may have brackets
-			names = append(names, p)
-			continue
-		}
-		found, err := filepath.Glob(p)
-		if err != nil {
-			return nil, fmt.Errorf("%s: %w", p, err)
-		}
-		if len(found) == 0 {
-			return nil, fmt.Errorf("%s: no such file", p)
-		}
-		names = append(names, found...)
-	}
-	slices.Sort(names)
-	names = slices.Compact(names)
-	if len(names) > 1 && slices.Contains(names, Stdin) {
-		return nil, errors.New("standard input stands for itself: not beside other files")
-	}
-	return names, nil
-}
 
 // A recording is the packets of several files in the order of time. Files are
 // opened when their time has come: a rotated recording has many.

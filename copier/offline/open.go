@@ -73,7 +73,7 @@ func (f *file) start(raw io.Reader) error {
 	if plain != nil {
 		br = bufio.NewReaderSize(plain, readBuffer)
 		if magic, err = br.Peek(4); err != nil {
-			return errFormat
+			return fmt.Errorf("%w inside of the compression: %w", errFormat, err)
 		}
 	}
 	if binary.LittleEndian.Uint32(magic) == blockSection {

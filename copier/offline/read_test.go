@@ -294,19 +294,3 @@ func TestFilesInTimeOrder(t *testing.T) {
 		t.Errorf("%d files stay open", len(r.open))
 	}
 }
-
-func TestExpand(t *testing.T) {
-	dir := t.TempDir()
-	odd := filepath.Join(dir, "a[1].pcap")
-	if err := os.WriteFile(odd, nil, 0o600); err != nil {
-		t.Fatal(err)
-	}
-	if names, err := Expand([]string{odd}); err != nil || len(names) != 1 {
-		t.Errorf("a name with brackets: %v, %v", names, err)
-	}
-	for _, p := range [][]string{{filepath.Join(dir, "x*")}, {filepath.Join(dir, "[")}, {Stdin, odd}} {
-		if names, err := Expand(p); err == nil {
-			t.Errorf("%v: %v, want an error", p, names)
-		}
-	}
-}
