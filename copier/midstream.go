@@ -139,6 +139,9 @@ func (r *record) observed(v *packet.View) {
 	}
 	if near(end, r.asm.Next()) && end.After(r.fin) {
 		r.fin = end
+		if v.Ack.After(r.answerNxt) && near(v.Ack, r.answerNxt) {
+			r.answerNxt = v.Ack // an answer that was not captured, to what was before
+		}
 	}
 }
 

@@ -230,9 +230,6 @@ func (s *shard) enterSession(slot uint32, r *record, c *cut) bool {
 	case s.orders.paused:
 		r.drop = report.Paused
 		return false
-	case s.orders.paused:
-		r.drop = report.Paused
-		return false
 	case !s.up:
 		r.drop = report.TunnelDown
 		return false

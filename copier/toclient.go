@@ -159,7 +159,7 @@ func (s *shard) hole(slot uint32, r *record, missing int) {
 		missing = min(missing, gap)
 	}
 	if d := r.fin.Diff(r.asm.Next()); r.state == stateFinHeld {
-		missing = d - s.discard(r, report.CaptureHole)
+		missing = max(d-s.discard(r, report.CaptureHole), 0)
 	}
 	if missing > windowSlack { // no hole: another connection has the tuple
 		s.forsake(slot, r, report.CaptureHole)

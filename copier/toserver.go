@@ -275,7 +275,7 @@ func (s *shard) clientEnds(slot uint32, r *record, v *packet.View) {
 	switch d := fin.Diff(r.asm.Next()); {
 	case d < 0 || r.beyond(fin): // of an older connection, or forged
 	case r.state == stateWaiting:
-		s.book.Client.Missing += uint64(d - s.discard(r, r.drop))
+		s.book.Client.Missing += uint64(max(d-s.discard(r, r.drop), 0))
 		s.leave(slot, r)
 	case d > 0:
 		r.fin = fin

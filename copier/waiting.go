@@ -46,6 +46,7 @@ func (s *shard) suspend(slot uint32, r *record, why report.Reason) (uint32, *rec
 	n := s.table.At(to)
 	*n = *r
 	n.asm.Rename(s.store, to)
+	n.claim.asm.Rename(s.store, to)
 	n.sent, n.owed = report.Count{}, 0
 	s.book.Suspend(why)
 	s.wait(to, n, why)
@@ -98,7 +99,8 @@ func (s *shard) goesOnLater(r *record, why report.Reason) bool {
 
 // skips goes on at next, without what is before it. That may have been the beginning
 // of a turn that goes on there: only where a beginning can be told by its content it
-// may be the next thing.
+// may be the next thing. What is missing acknowledged some of the answers, too: all
+// that were captured, to be sure.
 func (r *record) skips(next packet.Seq) {
 	r.asm.Advance(next)
 	r.pro.open = false
@@ -106,8 +108,10 @@ func (r *record) skips(next packet.Seq) {
 	case protoHTTP1:
 	case protoNew:
 		r.born = false
-	default:
+	case protoRedis:
 		r.told = r.seen
+	default:
+		r.told = max(r.seen, r.answered)
 	}
 }
 
