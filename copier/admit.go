@@ -132,7 +132,7 @@ func (s *shard) synData(slot uint32, r *record, p *capture.Packet, v *packet.Vie
 	case !v.Whole():
 		s.drop(report.Truncated, v.PayloadLen)
 	default:
-		if _, verdict := s.add(slot, r, &r.asm, p, r.iss.Add(1), v.Payload); verdict == flow.StoreFull {
+		if _, verdict := s.add(slot, r, &r.asm, p, r.iss.Add(1), 0, v.Payload); verdict == flow.StoreFull {
 			s.drop(report.ReorderFull, v.PayloadLen)
 		}
 	}

@@ -34,7 +34,7 @@ func (s *shard) claimData(slot uint32, r *record, p *capture.Packet, v *packet.V
 		s.drop(report.Truncated, v.PayloadLen)
 		return
 	}
-	switch _, verdict := s.add(slot, r, &r.claim.asm, p, seq, v.Payload); verdict {
+	switch _, verdict := s.add(slot, r, &r.claim.asm, p, seq, 0, v.Payload); verdict {
 	case flow.StoreFull:
 		s.drop(report.ReorderFull, v.PayloadLen)
 	case flow.Outside:

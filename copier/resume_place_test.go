@@ -1,6 +1,7 @@
 package copier
 
 import (
+	"slices"
 	"testing"
 	"time"
 
@@ -95,5 +96,19 @@ func TestMissingIsNeverNegative(t *testing.T) {
 		if n := b.book.Client.Missing; n > 1000 {
 			t.Errorf("waits %v: %d bytes missing", waits, n)
 		}
+	}
+}
+
+// A segment has seen what it says itself, not what an ACK says that was sent after it
+// and captured before.
+func TestSeenIsTheSegmentsOwn(t *testing.T) {
+	b, c := newBench(t), newConn()
+	b.feed(c.handshake()...)
+	push := c.out(packet.ACK, 0, 10)
+	late := c.data("asks")
+	c.answered = 10
+	b.feed(push, c.ack(), late, c.data("again"))
+	if got := b.session().seens; !slices.Equal(got, []uint64{0, 10}) {
+		t.Errorf("seen %v", got)
 	}
 }

@@ -75,6 +75,14 @@ func (r *record) acknowledge(v *packet.View) {
 	}
 }
 
+// seenBy returns seen as of a segment: a later ACK of its client may have come before it.
+func (r *record) seenBy(v *packet.View) uint64 {
+	if d := r.acked.Diff(v.Ack); v.Flags&packet.ACK != 0 && 0 < d && d <= windowSlack {
+		return r.seen - min(uint64(d), r.seen)
+	}
+	return r.seen
+}
+
 func (r *record) serverClosed() bool {
 	return r.ending == report.ServerHalf || r.ending == report.ServerFirst || r.ending == report.ClientFirst
 }
@@ -112,7 +120,8 @@ func (s *shard) assemble(slot uint32, r *record, p *capture.Packet, v *packet.Vi
 		s.drop(report.Outside, n)
 		return true
 	}
-	fresh, verdict := s.add(slot, r, &r.asm, p, seq, v.Payload)
+	seen := r.seenBy(v)
+	fresh, verdict := s.add(slot, r, &r.asm, p, seq, seen, v.Payload)
 	switch verdict {
 	case flow.InOrder:
 		switch r.guess {
@@ -123,7 +132,7 @@ func (s *shard) assemble(slot uint32, r *record, p *capture.Packet, v *packet.Vi
 		case guessNone, guessReset:
 		}
 		s.exact = len(fresh) == n
-		return s.send(slot, r, r.seen, p.Time, fresh) && s.release(slot, r)
+		return s.send(slot, r, seen, p.Time, fresh) && s.release(slot, r)
 	case flow.Outside:
 		s.drop(report.Outside, n)
 	case flow.StoreFull:
@@ -138,11 +147,8 @@ func (s *shard) assemble(slot uint32, r *record, p *capture.Packet, v *packet.Vi
 
 // add offers a segment to an assembler of r, its own or its claim's. When the store is full the flow that has
 // waited longest makes room: it is the least likely to get what it waits for.
-func (s *shard) add(slot uint32, r *record, asm *flow.Assembler, p *capture.Packet, seq packet.Seq, payload []byte) ([]byte, flow.Verdict) {
-	m := flow.Meta{Seen: r.seen, Time: s.clock, Captured: p.Time, Flow: slot}
-	if asm != &r.asm {
-		m.Seen = 0 // a claim's client has seen nothing
-	}
+func (s *shard) add(slot uint32, r *record, asm *flow.Assembler, p *capture.Packet, seq packet.Seq, seen uint64, payload []byte) ([]byte, flow.Verdict) {
+	m := flow.Meta{Seen: seen, Time: s.clock, Captured: p.Time, Flow: slot}
 	fresh, verdict := asm.Add(s.store, seq, payload, m)
 	for verdict == flow.StoreFull && s.store.Crowded(len(payload)) {
 		oldest, ok := s.store.Waiting()
