@@ -10,6 +10,7 @@ import (
 	"syscall"
 	"testing"
 	"testing/synctest"
+	"time"
 
 	"flowtwin/internal/flow"
 	"flowtwin/internal/packet"
@@ -47,6 +48,7 @@ func TestFleetOutlivesOneTarget(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
 		done := make(chan error, 1)
 		go func() { done <- f.run(ctx) }()
+		time.Sleep(time.Second) // until all have looked after their rings once
 		synctest.Wait()
 		if n := strings.Count(base.log.String(), "all are ready"); n != 1 {
 			t.Errorf("told %d times that all are ready, or known not to be", n)
