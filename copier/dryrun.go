@@ -149,7 +149,9 @@ func (f *dryFlow) read(b []byte) {
 }
 
 // Fin implements lane.
-func (l *dryLane) Fin(slot uint32, _ uint64) bool { return l.end(slot, "closed", frame.ClosedBoth) }
+func (l *dryLane) Fin(slot uint32, _ uint64, _ bool) bool {
+	return l.end(slot, "closed", frame.ClosedBoth)
+}
 
 // Reset implements lane.
 func (l *dryLane) Reset(slot uint32, _ uint64) bool {

@@ -175,7 +175,7 @@ func (s *shard) control(slot uint32, r *record, t frame.Type) {
 	var ok bool
 	switch t {
 	case frame.TypeFin:
-		ok = s.lane.Fin(slot, s.finSeen(r))
+		ok = s.lane.Fin(slot, s.finSeen(r), r.ending == report.ServerFirst)
 	case frame.TypeReset:
 		ok = s.lane.Reset(slot, s.finSeen(r))
 	default:

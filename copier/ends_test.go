@@ -51,7 +51,11 @@ func TestEnds(t *testing.T) {
 
 		{"server closes first", func(b *bench, c *conn) {
 			b.feed(c.data("a"), c.serverFin(), c.ack(), c.fin())
-		}, "a", "fin", func(b *bench) bool { return b.book.Flows.Ended[report.ServerFirst] == 1 }},
+		}, "a", "fin", func(b *bench) bool { return b.book.Flows.Ended[report.ServerFirst] == 1 && b.session().finSecond }},
+
+		{"server closes behind the client", func(b *bench, c *conn) {
+			b.feed(c.data("a"), c.fin(), c.serverFin(), c.ack())
+		}, "a", "fin", func(b *bench) bool { return b.book.Flows.Ended[report.ClientFirst] == 1 && !b.session().finSecond }},
 
 		{"client closes its side only, and reads on", func(b *bench, c *conn) {
 			b.feed(c.data("a"), c.fin(), c.answer(1000), c.ack())

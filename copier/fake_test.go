@@ -99,14 +99,15 @@ type fakeLane struct {
 
 // fakeSession is what the responder knows of a flow.
 type fakeSession struct {
-	flow     uint32
-	open     frame.Open
-	data     []byte
-	seens    []uint64
-	segments uint64
-	finSeen  uint64
-	ends     []string // fin, reset, abort:reason
-	closed   bool
+	flow      uint32
+	open      frame.Open
+	data      []byte
+	seens     []uint64
+	segments  uint64
+	finSeen   uint64
+	finSecond bool
+	ends      []string // fin, reset, abort:reason
+	closed    bool
 }
 
 func newFakeLane() *fakeLane {
@@ -166,9 +167,9 @@ func (l *fakeLane) end(flow uint32, how string) bool {
 	return true
 }
 
-func (l *fakeLane) Fin(flow uint32, seen uint64) bool {
+func (l *fakeLane) Fin(flow uint32, seen uint64, second bool) bool {
 	if s := l.byFlow[flow]; s != nil {
-		s.finSeen = seen
+		s.finSeen, s.finSecond = seen, second
 	}
 	return l.end(flow, "fin")
 }
@@ -233,7 +234,7 @@ func (l *sink) Data(flow uint32, _ uint64, _ int64, payload []byte) bool {
 	return true
 }
 
-func (l *sink) Fin(flow uint32, _ uint64) bool {
+func (l *sink) Fin(flow uint32, _ uint64, _ bool) bool {
 	n := l.sent[flow]
 	l.returns = frame.AppendClosed(l.returns, flow, &frame.Closed{
 		How: frame.ClosedBoth, DeliveredSegments: n[0], DeliveredBytes: n[1],

@@ -114,7 +114,7 @@ type lane interface {
 	Size() int
 	Open(flow uint32, o *frame.Open) bool
 	Data(flow uint32, seen uint64, time int64, payload []byte) bool
-	Fin(flow uint32, seen uint64) bool
+	Fin(flow uint32, seen uint64, second bool) bool
 	Reset(flow uint32, seen uint64) bool
 	Abort(flow uint32, r frame.AbortReason) bool
 	Flush()

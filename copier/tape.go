@@ -160,7 +160,7 @@ func (l *voidLane) Data(slot uint32, _ uint64, _ int64, payload []byte) bool {
 }
 
 // Fin implements lane.
-func (l *voidLane) Fin(slot uint32, _ uint64) bool { return l.end(slot, frame.ClosedBoth) }
+func (l *voidLane) Fin(slot uint32, _ uint64, _ bool) bool { return l.end(slot, frame.ClosedBoth) }
 
 // Reset implements lane.
 func (l *voidLane) Reset(slot uint32, _ uint64) bool { return l.end(slot, frame.ClosedClientReset) }

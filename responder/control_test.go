@@ -23,7 +23,7 @@ func (r *rig) flow(f uint32) frame.CloseHow {
 	r.t.Helper()
 	r.openAs(f, frame.Open{Copies: 3})
 	r.data(f, 0, "abc")
-	r.lane().Fin(f, 0)
+	r.lane().Fin(f, 0, false)
 	r.lane().Flush()
 	r.wait("the account", func() bool { return r.closed[f].How != 0 })
 	return r.closed[f].How
@@ -43,7 +43,7 @@ func TestPauseAndRates(t *testing.T) {
 		t.Errorf("while paused: %s", how)
 	}
 	r.data(0, 0, "def")
-	r.lane().Fin(0, 0)
+	r.lane().Fin(0, 0, false)
 	r.lane().Flush()
 	r.wait("the session that was open", func() bool { return r.closed[0].How == frame.ClosedBoth })
 	r.do("resume")

@@ -113,10 +113,10 @@ func (w *worker) spread(f *fan, t frame.Type, body []byte) {
 		}
 	case frame.TypeFin, frame.TypeReset:
 		if e, ok := frame.ParseEnd(body); ok {
-			f.copies.End(t, e.Seen, w.now)
+			f.copies.End(t, e.Seen, e.Second, w.now)
 		}
 	case frame.TypeAbort:
-		f.copies.End(t, replay.SeenUnknown, w.now)
+		f.copies.End(t, replay.SeenUnknown, false, w.now)
 	default: // the reader lets no other through
 	}
 }

@@ -30,7 +30,7 @@ func TestCopiesOfFlows(t *testing.T) {
 				r.lane().Flush()
 			}
 			for f := range uint32(flows) {
-				r.lane().Fin(f, 10*turns)
+				r.lane().Fin(f, 10*turns, false)
 			}
 			r.lane().Flush()
 			r.wait("the accounts", func() bool { return len(r.closed) == flows })
@@ -124,7 +124,7 @@ func TestCopiesThatDoNotComeAbout(t *testing.T) {
 }
 
 func fin(r *rig) {
-	r.lane().Fin(0, 0)
+	r.lane().Fin(0, 0, false)
 	r.lane().Flush()
 }
 

@@ -74,7 +74,7 @@ func TestFlowsOverTheRate(t *testing.T) {
 			for f := range uint32(3) {
 				r.openAs(f, frame.Open{Copies: copies})
 				r.data(f, 0, "abc")
-				r.lane().Fin(f, 0)
+				r.lane().Fin(f, 0, false)
 				r.lane().Flush()
 				wait(t, "the frames", func() bool { return r.server.host.received.bytes.Load() == uint64(3*(f+1)) })
 			}

@@ -30,7 +30,7 @@ func TestFlowsThroughTheTunnel(t *testing.T) {
 		r.lane().Flush()
 	}
 	for f := range uint32(flows) {
-		r.lane().Fin(f, 10*turns) // having read the last answer
+		r.lane().Fin(f, 10*turns, false) // having read the last answer
 	}
 	r.lane().Flush()
 	r.wait("the accounts", func() bool { return len(r.closed) == flows })
@@ -49,7 +49,7 @@ func TestFlowsThroughTheTunnel(t *testing.T) {
 	}
 	// The numbers are free again.
 	r.open(0)
-	r.lane().Fin(0, 0)
+	r.lane().Fin(0, 0, false)
 	delete(r.closed, 0)
 	r.heads[0] = 0
 	r.lane().Flush()
@@ -80,7 +80,7 @@ func TestSilentTargetIsNamed(t *testing.T) {
 			r := newRig(t, Config{Log: slog.New(slog.NewTextHandler(&out, nil))}, newFakeNet(2, tt.target))
 			for f := range uint32(flows) {
 				r.open(f)
-				r.lane().Fin(f, 0)
+				r.lane().Fin(f, 0, false)
 			}
 			r.lane().Flush()
 			r.wait("the accounts", func() bool { return len(r.closed) == flows })
@@ -118,7 +118,7 @@ func TestEachMapHasItsTarget(t *testing.T) {
 	r := newRig(t, Config{}, n, targets...)
 	for i := range targets {
 		r.openMap(uint32(i), uint16(i))
-		r.lane().Fin(uint32(i), 0)
+		r.lane().Fin(uint32(i), 0, false)
 	}
 	r.lane().Flush()
 	r.wait("the accounts", func() bool { return len(r.closed) == len(targets) })
@@ -149,7 +149,7 @@ func TestSessionsThatDoNotComeAbout(t *testing.T) {
 			for f := range uint32(4) {
 				r.open(f)
 				r.data(f, 0, "abc")
-				r.lane().Fin(f, 0)
+				r.lane().Fin(f, 0, false)
 			}
 			r.lane().Flush()
 			r.wait("the accounts", func() bool { return len(r.closed) == 4 })
@@ -172,14 +172,14 @@ func TestSessionLimit(t *testing.T) {
 		r.open(f)
 		r.data(f, 0, "abc")
 	}
-	r.lane().Fin(2, 0)
+	r.lane().Fin(2, 0, false)
 	r.lane().Flush()
 	r.wait("the refusal", func() bool { return r.closed[2].How == frame.ClosedRejected })
-	r.lane().Fin(0, 0)
+	r.lane().Fin(0, 0, false)
 	r.lane().Flush()
 	r.wait("a free place", func() bool { return r.closed[0].How == frame.ClosedBoth })
 	r.open(5)
-	r.lane().Fin(5, 0)
+	r.lane().Fin(5, 0, false)
 	r.lane().Flush()
 	r.wait("the next session", func() bool { return r.closed[5].How == frame.ClosedBoth })
 }

@@ -22,7 +22,7 @@ func TestFurtherMaps(t *testing.T) {
 		}
 	}
 	for i := range uint32(3) {
-		r.lane().Fin(i, 0)
+		r.lane().Fin(i, 0, false)
 	}
 	r.lane().Flush()
 	r.wait("the accounts", func() bool { return len(r.closed) == 3 })

@@ -134,7 +134,7 @@ func (w *worker) take(b *batch) {
 			}
 		case frame.TypeFin:
 			if e, ok := frame.ParseEnd(b.data[it.at : it.at+it.len]); ok {
-				s.Fin(e.Seen, w.now)
+				s.Fin(e.Seen, e.Second, w.now)
 			}
 		case frame.TypeReset:
 			if e, ok := frame.ParseEnd(b.data[it.at : it.at+it.len]); ok {

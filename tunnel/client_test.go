@@ -60,7 +60,7 @@ func TestReconnect(t *testing.T) {
 	for !strings.Contains(log.String(), "connects=2") && l.epoch.Load() != 2 {
 		<-wakes
 	}
-	if l.Up() || l.Fin(1, 0) {
+	if l.Up() || l.Fin(1, 0, false) {
 		t.Error("the new connection takes frames of the old epoch")
 	}
 	if b, epoch := l.Returns(); len(b) == 0 || epoch != 1 {

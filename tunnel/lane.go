@@ -129,20 +129,24 @@ func (l *Lane) Data(flow uint32, seen uint64, time int64, payload []byte) bool {
 }
 
 // Fin says that the client closed its side, when it had acknowledged seen bytes
-// of answers.
-func (l *Lane) Fin(flow uint32, seen uint64) bool { return l.end(frame.TypeFin, flow, seen) }
+// of answers; second: and the server had closed before.
+func (l *Lane) Fin(flow uint32, seen uint64, second bool) bool {
+	return l.end(frame.TypeFin, flow, &frame.End{Seen: seen, Second: second})
+}
 
 // Reset says that the client reset the connection, when it had acknowledged seen
 // bytes of answers.
-func (l *Lane) Reset(flow uint32, seen uint64) bool { return l.end(frame.TypeReset, flow, seen) }
+func (l *Lane) Reset(flow uint32, seen uint64) bool {
+	return l.end(frame.TypeReset, flow, &frame.End{Seen: seen})
+}
 
-func (l *Lane) end(t frame.Type, flow uint32, seen uint64) bool {
-	const n = frame.HeaderLen + 8
+func (l *Lane) end(t frame.Type, flow uint32, e *frame.End) bool {
+	const n = frame.EndSize
 	if !l.admits(n, l.size+endReserve) {
 		return false
 	}
 	l.reserve(n)
-	l.cur = frame.AppendEnd(l.cur, t, flow, &frame.End{Seen: seen})
+	l.cur = frame.AppendEnd(l.cur, t, flow, e)
 	l.flushFull()
 	return true
 }

@@ -32,7 +32,7 @@ func TestQueueFull(t *testing.T) {
 		t.Error("Open is taken though Data is not")
 	}
 	ends := 0
-	for l.Fin(uint32(ends), 0) {
+	for l.Fin(uint32(ends), 0, false) {
 		ends++
 	}
 	if ends < 20_000 {
@@ -107,7 +107,7 @@ func TestLaneDoesNotAllocate(t *testing.T) {
 	step := func() {
 		// What a shard does for a packet. The flushes in between, here one in 40
 		// frames, are QUIC's and may allocate.
-		for !l.Open(1, open) || !l.Data(1, 2, 3, payload) || !l.Fin(1, 2) || !l.Reset(1, 2) || !l.Abort(1, frame.AbortIdle) {
+		for !l.Open(1, open) || !l.Data(1, 2, 3, payload) || !l.Fin(1, 2, false) || !l.Reset(1, 2) || !l.Abort(1, frame.AbortIdle) {
 			runtime.Gosched()
 		}
 		l.Returns()

@@ -180,7 +180,7 @@ func TestFramesArrive(t *testing.T) {
 			for i := range tt.lanes {
 				l := c.Lane(i)
 				want := bytes.Repeat([]byte{byte(i + 1)}, 300)
-				ok := l.Open(7, &frame.Open{MSS: 1460}) && l.Data(7, 1, 2, want) && l.Fin(7, 1) && l.Reset(8, 1) && l.Abort(9, frame.AbortIdle)
+				ok := l.Open(7, &frame.Open{MSS: 1460}) && l.Data(7, 1, 2, want) && l.Fin(7, 1, false) && l.Reset(8, 1) && l.Abort(9, frame.AbortIdle)
 				if !ok {
 					t.Fatalf("lane %d: a frame was refused", i)
 				}
@@ -230,7 +230,7 @@ func TestFinish(t *testing.T) {
 		l := c.Lane(i)
 		l.Open(1, &frame.Open{})
 		l.Data(1, 0, 0, []byte("abc"))
-		l.Fin(1, 0)
+		l.Fin(1, 0, false)
 		l.Flush()
 	}
 	finished := make(chan error, 1)
@@ -253,7 +253,7 @@ func TestFinish(t *testing.T) {
 	}
 	for i := range 2 {
 		l := c.Lane(i)
-		if l.Data(1, 0, 0, nil) || l.Fin(1, 0) {
+		if l.Data(1, 0, 0, nil) || l.Fin(1, 0, false) {
 			t.Error("frames are taken after Bye")
 		}
 		if !l.Up() {

@@ -89,13 +89,17 @@ func (s *Session) released() uint64 {
 }
 
 // ask says whether the first turn in line may leave. A reset also waits until what
-// was written is acknowledged: it would throw away what is still on its way.
+// was written is acknowledged: it would throw away what is still on its way; and a
+// FIN that was online the second one waits for the target's.
 func (s *Session) ask(now int64) verdict {
 	t := s.turns.at(0)
 	if s.free && t.kind <= turnData {
 		return answered
 	}
 	v := s.gate.ask(t.seen, now, s.gateConfig(t))
+	if t.kind == turnFin && s.second && v != wait {
+		return s.yield(v, now)
+	}
 	if t.kind != turnReset || v == overdue || v == wait {
 		return v
 	}
@@ -104,6 +108,18 @@ func (s *Session) ask(now int64) verdict {
 		return v
 	}
 	return wait
+}
+
+// yield lets the client's FIN, which may leave by verdict v, do so when the target
+// has had a while to close first.
+func (s *Session) yield(v verdict, now int64) verdict {
+	if s.yields == 0 {
+		s.yields = now + int64(s.shard.ends.Settle) + s.gate.slack
+	}
+	if now < s.yields {
+		return wait
+	}
+	return v
 }
 
 // gateConfig returns what the gate goes by for t. An end, or a ping, waits longer for
@@ -315,6 +331,9 @@ func (s *Session) deadline(now int64) int64 {
 	case holding:
 		if s.turns.at(0).kind == turnReset {
 			return min(s.gate.since+int64(cfg.MaxHold)+s.gate.slack, now+int64(cfg.Settle))
+		}
+		if s.yields > now {
+			return s.yields
 		}
 		return s.gate.wake(s.gateConfig(s.turns.at(0)))
 	case targetClosed, lastAck:

@@ -30,6 +30,7 @@ type entry struct {
 	at      int64 // when it came
 	kind    frame.Type
 	seen    uint64
+	second  bool
 	time    int64 // of capture
 	payload []byte
 	behind  int // sessions that have not been given it
@@ -79,9 +80,9 @@ func (c *Copies) Data(d *frame.Data, now int64) (sessions int) {
 }
 
 // End takes the client's end, a Fin, a Reset or an Abort.
-func (c *Copies) End(kind frame.Type, seen uint64, now int64) {
+func (c *Copies) End(kind frame.Type, seen uint64, second bool, now int64) {
 	c.ended = true
-	c.put(entry{at: now, kind: kind, seen: seen}, now)
+	c.put(entry{at: now, kind: kind, seen: seen, second: second}, now)
 }
 
 func (c *Copies) end() uint64 { return c.first + uint64(c.log.len()) }
@@ -211,7 +212,7 @@ func (s *Session) give(e *entry, now int64) {
 	case frame.TypeData:
 		s.Data(&frame.Data{Seen: e.seen, Time: e.time, Payload: e.payload}, now)
 	case frame.TypeFin:
-		s.Fin(e.seen, now)
+		s.Fin(e.seen, e.second, now)
 	case frame.TypeReset:
 		s.Reset(e.seen, now)
 	case frame.TypeAbort:

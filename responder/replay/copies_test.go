@@ -86,7 +86,7 @@ func (c *crowd) data(n int) {
 
 func (c *crowd) end(t frame.Type) {
 	c.ended = true
-	c.copies.End(t, 0, c.now)
+	c.copies.End(t, 0, false, c.now)
 	c.sh.Feed(c.now)
 }
 

@@ -111,7 +111,7 @@ func (m *model) clientEnd(n int) {
 	case 1, 2:
 		m.s.Reset(seen, m.now)
 	default:
-		m.s.Fin(seen, m.now)
+		m.s.Fin(seen, n&16 != 0, m.now)
 	}
 	m.ended = true
 }

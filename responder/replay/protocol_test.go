@@ -164,7 +164,7 @@ func TestEndWaitsWithoutTheGate(t *testing.T) {
 	r.answer(30)
 	r.turn(30, "request")
 	r.turn(500, "another")
-	r.s.Fin(1000, r.now)
+	r.s.Fin(1000, false, r.now)
 	r.want("Holding", preface+"requestanother")
 	r.answer(970)
 	r.want("Ending", preface+"requestanother")

@@ -156,7 +156,7 @@ func pause(fails int) int64 {
 func (s *Session) redial(now int64) event {
 	c := &s.comeback
 	c.base, c.heard, c.up = s.written, s.gate.absorbed, false
-	s.progress = now
+	s.progress, s.yields = now, 0
 	seen := s.gate.seen
 	for i := 0; i < s.turns.len() && s.turns.at(i).start == s.written; i++ {
 		seen = max(seen, s.turns.at(i).seen)

@@ -58,7 +58,7 @@ func (r *rig) resets() {
 
 // last ends the flow as its client does, with a target that plays along.
 func (r *rig) last() {
-	r.s.Fin(r.seen, r.now)
+	r.s.Fin(r.seen, false, r.now)
 	if r.s.Over() {
 		return
 	}
@@ -188,7 +188,7 @@ func TestReconnect(t *testing.T) {
 			r.pass(10 * time.Second)
 			r.finishes(r.conn)
 			r.want("Parted", "one")
-			r.s.Fin(10, r.now)
+			r.s.Fin(10, false, r.now)
 		}, frame.Closed{How: frame.ClosedTargetFirst, DeliveredBytes: 3, DeliveredSegments: 1, AnswerBytes: 10, Turns: 1}},
 		{"the client's last turn and its end", 1, func(r *rig) {
 			r.turn(0, "one")
@@ -198,7 +198,7 @@ func TestReconnect(t *testing.T) {
 			first := r.conn
 			r.turn(10, "two")
 			r.seen += 10
-			r.s.Fin(r.seen, r.now)
+			r.s.Fin(r.seen, false, r.now)
 			r.finishes(first)
 			r.s.News(r.now)
 			r.want("Holding", "two")

@@ -41,7 +41,9 @@ type Session struct {
 	late     int      // turns that left by max-hold, one after the other
 	bound    bool     // what was agreed on ends with the connection: there is no other
 	lastSeen uint64
-	marked   bool // lastSeen is what the client had seen at the end of its bytes so far
+	second   bool  // the client closed behind the online server
+	yields   int64 // until when its FIN leaves the target the first one, 0: it has not come to that
+	marked   bool  // lastSeen is what the client had seen at the end of its bytes so far
 
 	// The account.
 	came, delivered tally
@@ -181,8 +183,12 @@ func (s *Session) note(d *frame.Data) {
 }
 
 // Fin ends the client's side. seen is what the client had seen by then, or
-// SeenUnknown.
-func (s *Session) Fin(seen uint64, now int64) { s.ended(endFin, seen, now) }
+// SeenUnknown; second: the online server had closed before, so that the target is
+// given a while to close before we do.
+func (s *Session) Fin(seen uint64, second bool, now int64) {
+	s.second = second
+	s.ended(endFin, seen, now)
+}
 
 // Reset ends the connection as its client did.
 func (s *Session) Reset(seen uint64, now int64) { s.ended(endReset, seen, now) }

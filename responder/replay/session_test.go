@@ -55,7 +55,7 @@ func TestEnds(t *testing.T) {
 		{"client first", func(r *rig) {
 			r.turn(0, "abc")
 			r.answer(10)
-			r.s.Fin(10, r.now)
+			r.s.Fin(10, false, r.now)
 			r.want("Ending", "abc")
 			r.conn.fin = true
 			r.s.News(r.now)
@@ -65,7 +65,7 @@ func TestEnds(t *testing.T) {
 		}, frame.Closed{How: frame.ClosedBoth, DeliveredBytes: 3, DeliveredSegments: 1, AnswerBytes: 10, Turns: 1}},
 		{"client half-closes before the answer", func(r *rig) {
 			r.turn(0, "abc")
-			r.s.Fin(0, r.now)
+			r.s.Fin(0, false, r.now)
 			r.want("Ending", "abc")
 			r.answer(10)
 			r.conn.fin, r.conn.state = true, ConnFinished
@@ -73,7 +73,7 @@ func TestEnds(t *testing.T) {
 		}, frame.Closed{How: frame.ClosedBoth, DeliveredBytes: 3, DeliveredSegments: 1, AnswerBytes: 10, Turns: 1}},
 		{"FIN of a client that had read an answer waits for ours", func(r *rig) {
 			r.turn(0, "abc")
-			r.s.Fin(10, r.now)
+			r.s.Fin(10, false, r.now)
 			r.want("Holding", "abc")
 			r.answer(10)
 			r.want("Ending", "abc")
@@ -82,7 +82,7 @@ func TestEnds(t *testing.T) {
 		}, frame.Closed{How: frame.ClosedBoth, DeliveredBytes: 3, DeliveredSegments: 1, AnswerBytes: 10, Turns: 1}},
 		{"FIN when it is not known what the client had read", func(r *rig) {
 			r.turn(0, "abc")
-			r.s.Fin(SeenUnknown, r.now)
+			r.s.Fin(SeenUnknown, false, r.now)
 			r.answer(3)
 			r.want("Holding", "abc")
 			r.pass(DefaultSettle)
@@ -93,7 +93,7 @@ func TestEnds(t *testing.T) {
 		{"FIN after a mark", func(r *rig) {
 			r.turn(0, "abc")
 			r.turn(10, "")
-			r.s.Fin(SeenUnknown, r.now)
+			r.s.Fin(SeenUnknown, false, r.now)
 			r.want("Holding", "abc")
 			r.answer(10)
 			r.want("Ending", "abc")
@@ -101,7 +101,7 @@ func TestEnds(t *testing.T) {
 			r.ack()
 		}, frame.Closed{How: frame.ClosedBoth, DeliveredBytes: 3, DeliveredSegments: 1, AnswerBytes: 10, Turns: 1}},
 		{"nothing sent", func(r *rig) {
-			r.s.Fin(SeenUnknown, r.now)
+			r.s.Fin(SeenUnknown, false, r.now)
 			r.want("Ending", "")
 			r.conn.fin, r.conn.state = true, ConnFinished
 			r.s.News(r.now)
@@ -111,7 +111,7 @@ func TestEnds(t *testing.T) {
 			r.conn.fin = true
 			r.answer(10)
 			r.want("TargetClosed", "abc")
-			r.s.Fin(10, r.now)
+			r.s.Fin(10, false, r.now)
 			r.want("LastAck", "abc")
 			r.conn.state = ConnFinished
 			r.ack()
@@ -121,7 +121,7 @@ func TestEnds(t *testing.T) {
 			r.conn.fin = true
 			r.s.News(r.now)
 			r.turn(0, "def")
-			r.s.Fin(0, r.now)
+			r.s.Fin(0, false, r.now)
 			r.want("LastAck", "abcdef")
 			r.conn.state = ConnFinished
 			r.ack()
@@ -137,7 +137,7 @@ func TestEnds(t *testing.T) {
 			r.ack()
 			r.want("Discarding", "abc")
 			r.turn(10, "and next")
-			r.s.Fin(SeenUnknown, r.now)
+			r.s.Fin(SeenUnknown, false, r.now)
 		}, frame.Closed{
 			How: frame.ClosedTargetFirst, DeliveredBytes: 3, DroppedBytes: 12, DeliveredSegments: 1,
 			DroppedSegments: 2, AnswerBytes: 10, Turns: 1,
@@ -151,7 +151,7 @@ func TestEnds(t *testing.T) {
 			r.conn.state = ConnFinished
 			r.ack()
 			r.want("Discarding", "abc")
-			r.s.Fin(10, r.now)
+			r.s.Fin(10, false, r.now)
 		}, frame.Closed{How: frame.ClosedTargetFirst, DeliveredBytes: 3, DeliveredSegments: 1, AnswerBytes: 10, Turns: 1}},
 		{"target closes while a turn is held", func(r *rig) {
 			r.turn(0, "abc")
@@ -159,7 +159,7 @@ func TestEnds(t *testing.T) {
 			r.conn.fin = true
 			r.answer(1)
 			r.want("LastAck", "abc")
-			r.s.Fin(10, r.now)
+			r.s.Fin(10, false, r.now)
 			r.conn.state = ConnFinished
 			r.ack()
 		}, frame.Closed{
@@ -187,7 +187,7 @@ func TestEnds(t *testing.T) {
 		{"client closes, then resets", func(r *rig) {
 			r.turn(0, "abc")
 			r.ack()
-			r.s.Fin(0, r.now)
+			r.s.Fin(0, false, r.now)
 			r.s.Reset(0, r.now)
 		}, frame.Closed{How: frame.ClosedClientReset, DeliveredBytes: 3, DeliveredSegments: 1, Turns: 1}},
 		{"refused", func(r *rig) {
@@ -198,13 +198,13 @@ func TestEnds(t *testing.T) {
 			r.s.News(r.now)
 			r.want("Discarding", "")
 			r.turn(0, "d")
-			r.s.Fin(0, r.now)
+			r.s.Fin(0, false, r.now)
 		}, frame.Closed{How: frame.ClosedRefused, DroppedBytes: 4, DroppedSegments: 2}},
 		{"connect times out after the client is gone", func(r *rig) {
 			r.sh.Start(r.s, r.conn, 0, r.now)
 			r.conn.state = ConnConnecting
 			r.turn(0, "abc")
-			r.s.Fin(0, r.now)
+			r.s.Fin(0, false, r.now)
 			r.conn.state = ConnTimedOut
 			r.s.News(r.now)
 		}, frame.Closed{How: frame.ClosedTimeout, DroppedBytes: 3, DroppedSegments: 1}},
@@ -213,7 +213,7 @@ func TestEnds(t *testing.T) {
 			r.turn(0, "def")
 			r.conn.acked, r.conn.state = 4, ConnReset
 			r.s.News(r.now)
-			r.s.Fin(0, r.now)
+			r.s.Fin(0, false, r.now)
 		}, frame.Closed{
 			How: frame.ClosedTargetReset, DeliveredBytes: 4, DroppedBytes: 2, DeliveredSegments: 1,
 			DroppedSegments: 1, Turns: 1,
@@ -221,12 +221,12 @@ func TestEnds(t *testing.T) {
 		{"write fails", func(r *rig) {
 			r.conn.broken = true
 			r.turn(0, "abc")
-			r.s.Fin(0, r.now)
+			r.s.Fin(0, false, r.now)
 		}, frame.Closed{How: frame.ClosedTargetReset, DroppedBytes: 3, DroppedSegments: 1, Turns: 1}},
 		{"target does not close", func(r *rig) {
 			r.turn(0, "abc")
 			r.ack()
-			r.s.Fin(0, r.now)
+			r.s.Fin(0, false, r.now)
 			r.pass(29 * time.Second) // as an application that works on its answer
 			r.answer(1)              // which begins
 			r.pass(29 * time.Second)
@@ -236,7 +236,7 @@ func TestEnds(t *testing.T) {
 		{"target reads no more after the client's end", func(r *rig) {
 			r.conn.room = 1
 			r.turn(0, "abc")
-			r.s.Fin(0, r.now)
+			r.s.Fin(0, false, r.now)
 			r.ack()
 			r.pass(29 * time.Second)
 			r.want("Sending", "a")
@@ -261,7 +261,7 @@ func TestEnds(t *testing.T) {
 		{"copier leaves, client had closed, target does not", func(r *rig) {
 			r.turn(0, "abc")
 			r.ack()
-			r.s.Fin(0, r.now)
+			r.s.Fin(0, false, r.now)
 			r.s.Hurry(r.now)
 			r.pass(2*time.Second - 1)
 			r.want("Ending", "abc")
@@ -276,7 +276,7 @@ func TestEnds(t *testing.T) {
 		{"our last FIN is not acknowledged", func(r *rig) {
 			r.conn.fin = true
 			r.s.News(r.now)
-			r.s.Fin(0, r.now)
+			r.s.Fin(0, false, r.now)
 			r.want("LastAck", "")
 			r.pass(10 * time.Second)
 		}, frame.Closed{How: frame.ClosedTimeout}},
@@ -313,7 +313,7 @@ func TestBacklogEndsTheSession(t *testing.T) {
 				r.turn(0, p)
 			}
 			r.want("Discarding", p[:10])
-			r.s.Fin(0, r.now)
+			r.s.Fin(0, false, r.now)
 			r.account(frame.Closed{How: frame.ClosedBacklog, DroppedBytes: 1_200_000, DroppedSegments: 12, Turns: 1})
 		})
 	}

@@ -197,7 +197,7 @@ func newWorld(t *testing.T, seed uint64) *world {
 // finish lets the client end, and the target do what is left.
 func (w *world) finish(whole bool) {
 	if whole {
-		w.session.Fin(w.seen, w.now)
+		w.session.Fin(w.seen, false, w.now)
 	} else {
 		w.session.Abort(w.now) // a hole that will not be filled
 	}

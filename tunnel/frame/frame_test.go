@@ -60,8 +60,8 @@ func examples() []example {
 	return []example{
 		{"Open", AppendOpen(nil, 7, open), *open},
 		{"Data", AppendData(nil, 7, data), *data},
-		{"Fin", AppendEnd(nil, TypeFin, 7, &End{300}), End{300}},
-		{"Reset", AppendEnd(nil, TypeReset, 7, &End{300}), End{300}},
+		{"Fin", AppendEnd(nil, TypeFin, 7, &End{Seen: 300, Second: true}), End{Seen: 300, Second: true}},
+		{"Reset", AppendEnd(nil, TypeReset, 7, &End{Seen: 300}), End{Seen: 300}},
 		{"Abort", AppendAbort(nil, 7, &Abort{AbortIdle}), Abort{AbortIdle}},
 		{"Bye", AppendEmpty(nil, TypeBye, 0), nil},
 		{"TargetHeader", AppendTargetHeader(nil, 7, header), *header},
