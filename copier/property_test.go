@@ -145,9 +145,9 @@ func (w *world) once(t *testing.T, sessions []*fakeSession) {
 	login := make(map[uint16]int) // how long that is
 	for key, turns := range w.turns {
 		if len(turns) > 0 && turns[0] == 0 {
-			login[key.Tuple.ClientPort] = len(w.streams[key])
+			login[key.ClientPort] = len(w.streams[key])
 			if i := slices.IndexFunc(turns, func(at int) bool { return at > 0 }); i >= 0 {
-				login[key.Tuple.ClientPort] = turns[i]
+				login[key.ClientPort] = turns[i]
 			}
 		}
 	}
@@ -157,7 +157,7 @@ func (w *world) once(t *testing.T, sessions []*fakeSession) {
 			name := string(piece[0])
 			before, twice := seen[name]
 			at, _ := strconv.Atoi(string(piece[1]))
-			if twice && before != i && at >= login[s.open.Key.Tuple.ClientPort] {
+			if twice && before != i && at >= login[s.open.Key.ClientPort] {
 				t.Errorf("%s was given to two sessions of port %d", name, s.open.Key.ClientPort)
 			}
 			seen[name] = i

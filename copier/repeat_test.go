@@ -25,24 +25,42 @@ func TestNothingIsDoneTwice(t *testing.T) {
 		lost     bool // nothing of it had reached the session
 		forsaken bool
 	}{
-		{name: "memcached", asks: []string{"incr a 1\r\n", "incr b 1\r\n"}, and: []string{"incr c 1\r\n"},
-			want: []string{"incr a 1\r\nincr b 1\r\n", "incr c 1\r\n"}},
-		{name: "memcached, never in its middle", asks: []string{"incr a 1\r\n"}, and: []string{"incr c 1\r\n"},
-			want: []string{"incr a 1\r\n"}, skip: true, forsaken: true},
-		{name: "never in its middle, but nothing was done", asks: []string{"incr a 1\r\n"}, and: []string{"incr c 1\r\n"},
-			want: []string{"", "incr a 1\r\nincr c 1\r\n"}, skip: true, lost: true},
-		{name: "a server that greets", greets: 70, asks: []string{"login", "insert 1", "insert 2"}, and: []string{"insert 3"},
-			want: []string{"logininsert 1insert 2", "logininsert 3"}},
-		{name: "a server that greets, long logins", greets: 70, asks: []string{strings.Repeat("login", 100), "insert 1", "insert 2"}, and: []string{"insert 3"},
-			want: []string{strings.Repeat("login", 100) + "insert 1insert 2", strings.Repeat("login", 100) + "insert 3"}},
-		{name: "a server that greets, the login only", greets: 70, asks: []string{"login"}, and: []string{"insert 3"},
-			want: []string{"login", "logininsert 3"}},
-		{name: "PostgreSQL", asks: []string{startup, "insert 1"}, and: []string{"insert 2"},
-			want: []string{startup + "insert 1", startup + "insert 2"}},
-		{name: "HTTP/2, requests were made", asks: []string{hello + settings, headers}, and: []string{headers},
-			want: []string{hello + settings + headers}, forsaken: true},
-		{name: "HTTP/2, none was made", asks: []string{hello + settings}, and: []string{headers},
-			want: []string{hello + settings, hello + settings + headers}},
+		{
+			name: "memcached", asks: []string{"incr a 1\r\n", "incr b 1\r\n"}, and: []string{"incr c 1\r\n"},
+			want: []string{"incr a 1\r\nincr b 1\r\n", "incr c 1\r\n"},
+		},
+		{
+			name: "memcached, never in its middle", asks: []string{"incr a 1\r\n"}, and: []string{"incr c 1\r\n"},
+			want: []string{"incr a 1\r\n"}, skip: true, forsaken: true,
+		},
+		{
+			name: "never in its middle, but nothing was done", asks: []string{"incr a 1\r\n"}, and: []string{"incr c 1\r\n"},
+			want: []string{"", "incr a 1\r\nincr c 1\r\n"}, skip: true, lost: true,
+		},
+		{
+			name: "a server that greets", greets: 70, asks: []string{"login", "insert 1", "insert 2"}, and: []string{"insert 3"},
+			want: []string{"logininsert 1insert 2", "logininsert 3"},
+		},
+		{
+			name: "a server that greets, long logins", greets: 70, asks: []string{strings.Repeat("login", 100), "insert 1", "insert 2"}, and: []string{"insert 3"},
+			want: []string{strings.Repeat("login", 100) + "insert 1insert 2", strings.Repeat("login", 100) + "insert 3"},
+		},
+		{
+			name: "a server that greets, the login only", greets: 70, asks: []string{"login"}, and: []string{"insert 3"},
+			want: []string{"login", "logininsert 3"},
+		},
+		{
+			name: "PostgreSQL", asks: []string{startup, "insert 1"}, and: []string{"insert 2"},
+			want: []string{startup + "insert 1", startup + "insert 2"},
+		},
+		{
+			name: "HTTP/2, requests were made", asks: []string{hello + settings, headers}, and: []string{headers},
+			want: []string{hello + settings + headers}, forsaken: true,
+		},
+		{
+			name: "HTTP/2, none was made", asks: []string{hello + settings}, and: []string{headers},
+			want: []string{hello + settings, hello + settings + headers},
+		},
 		{name: "redis, inline", asks: []string{"INCR a\r\n"}, and: []string{"INCR b\r\n"}, want: []string{"INCR a\r\n", "INCR b\r\n"}},
 	}
 	for _, tt := range tests {
