@@ -65,8 +65,11 @@ func TestReplayIsEndedWhileTheTargetAnswers(t *testing.T) {
 					t.Errorf("ended after %v", d)
 				}
 				g.s.ask(phaseOver)
-				<-g.done
-				<-g.done
+				for range 2 {
+					if err := <-g.done; err != nil {
+						t.Error(err)
+					}
+				}
 			})
 		})
 	}
