@@ -27,6 +27,7 @@ type kitchen struct {
 	running []*program // until Ctrl-C, in the order of their start
 	beside  []*program // which end by themselves (&)
 	ended   []*program
+	nginxes []*rig.Process // that the document takes for granted
 
 	// settled is asked for before a program is ended: whether it has seen
 	// everything, so that what it prints is no matter of time.
@@ -122,7 +123,7 @@ func (k *kitchen) does(s step) {
 		for _, b := range k.beside {
 			k.waits(b)
 		}
-		k.beside = nil
+		k.ended, k.beside = append(k.ended, k.beside...), nil
 		if k.settled != nil && !rig.Until(k.within(), k.settled) {
 			k.t.Errorf("before %q at %s: not everything has arrived", s.command, s.host)
 		}

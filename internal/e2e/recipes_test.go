@@ -49,8 +49,30 @@ func TestRecipes(t *testing.T) {
 func (k *kitchen) nginx(host string) (dir string) {
 	k.t.Helper()
 	p, dir, err := k.StartNginx(k.within(), k.hosts[host], "nginx-"+host)
-	k.keep(p, err)
+	k.nginxes = append(k.nginxes, k.keep(p, err))
 	return dir
+}
+
+// closes ends the servers of nginx, so that their logs are whole: they are written
+// some time behind what is served.
+func (k *kitchen) closes() {
+	k.t.Helper()
+	for _, p := range k.nginxes {
+		k.stops(p)
+	}
+}
+
+var answered = regexp.MustCompile(`(?m)^Complete requests: +([0-9]+)|^ +([0-9]+) requests in`)
+
+// completed returns how many requests the load tools have had answers to.
+func (k *kitchen) completed() (sum int) {
+	for _, p := range k.ended {
+		for _, m := range answered.FindAllStringSubmatch(p.Output(), -1) {
+			n, _ := strconv.Atoi(m[1] + m[2])
+			sum += n
+		}
+	}
+	return sum
 }
 
 // conversations returns each connection that servers saw as a line, with the number of its
@@ -91,9 +113,13 @@ func (k *kitchen) alike(n int, target string, online ...string) (check func()) {
 		}
 		return sum
 	}
-	k.settled = func() bool { return requests(target) == n*requests(online...) }
+	k.settled = func() bool {
+		made := requests(online...)
+		return made > 0 && made >= k.completed() && requests(target) == n*made
+	}
 	return func() {
 		k.t.Helper()
+		k.closes()
 		var want []string
 		for _, line := range k.conversations(online...) {
 			want = append(want, slices.Repeat([]string{line}, n)...)
@@ -238,6 +264,7 @@ func cookDrill(k *kitchen) {
 		return err == nil && bytes.Contains(b, []byte(last))
 	}
 	k.makes("")
+	k.closes()
 	recorded := k.conversations(online)
 	var want []string
 	for _, line := range recorded {
