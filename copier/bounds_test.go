@@ -160,6 +160,32 @@ func TestManyMidstreamFlows(t *testing.T) {
 	b.check()
 }
 
+// Connections that happen to have the same place do not push each other out again and
+// again.
+func TestMemoryMakesRoomForNeighbours(t *testing.T) {
+	m := newMemory(1 << 17)
+	var same []memo
+	for n := 0; len(same) <= memoryWays; n++ {
+		e := memo{drop: report.Midstream}
+		e.tuple.ClientPort, e.tuple.Client[15] = uint16(n), byte(n>>16)
+		if len(same) == 0 || m.index(&e.tuple) == m.index(&same[0].tuple) {
+			same = append(same, e)
+		}
+	}
+	missed := 0
+	for range 1000 {
+		for _, e := range same {
+			if m.find(&e.tuple) == nil {
+				missed++
+				m.put(e, 1)
+			}
+		}
+	}
+	if missed > 50 {
+		t.Errorf("%d times not known", missed)
+	}
+}
+
 // A memory that only sees connections come and go does not grow.
 func TestMemoryForgetsEnded(t *testing.T) {
 	m := newMemory(1 << 17)

@@ -96,17 +96,18 @@ func (s *shard) accepted(slot uint32, v *packet.View) (uint32, bool) {
 // confirmed is accepted for any other packet of the server, in case that the SYN-ACK
 // was not captured: what it acknowledges tells the same.
 func (s *shard) confirmed(slot uint32, v *packet.View) (uint32, bool) {
-	c := s.table.At(slot).claim
-	if v.Flags&(packet.ACK|packet.RST) != packet.ACK || !c.acked || !s.table.At(slot).ofClaim(v.Ack) {
+	r := s.table.At(slot)
+	if !r.claim.acked || v.Flags&(packet.ACK|packet.RST) != packet.ACK || !r.ofClaim(v.Ack) {
 		return slot, true
 	}
+	irs := r.claim.irs
 	slot, ok := s.succeed(slot)
 	if !ok {
 		return slot, false
 	}
-	r := s.table.At(slot)
+	r = s.table.At(slot)
 	r.heard = true
-	r.answers(c.irs)
+	r.answers(irs)
 	_, ok = s.open(slot, r, true)
 	return slot, ok
 }

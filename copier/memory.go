@@ -15,6 +15,11 @@ const (
 	memoryFirst = 1024
 	memoryWays  = 4
 	memoryShare = 2
+
+	// memoryCrowded: more than one memo in so many sets makes way, and the memory grows
+	// though there is room elsewhere. Connections that all have their place in one set
+	// and go on would push each other out again and again, and each time be counted.
+	memoryCrowded = 1024
 )
 
 // memoryBrief is how long a connection is remembered that was followed to its end,
@@ -31,6 +36,8 @@ type memory struct {
 	seed maphash.Seed
 	sets [][memoryWays]memo
 	max  int // sets, a power of two
+
+	crowded int // since it grew: memos that made way though it was not filled
 }
 
 // memo is what is remembered of one tuple.
@@ -81,9 +88,13 @@ func (m *memory) find(t *flow.Tuple) *memo {
 func (m *memory) put(e memo, now int64) {
 	e.age = uint32(now/ageUnit) + 1
 	place := m.place(&e, e.age)
-	if place.age != 0 && place.tuple != e.tuple && !place.brief(e.age) && len(m.sets) < m.max && m.filled(&e) {
-		m.grow()
-		place = m.place(&e, e.age)
+	if place.age != 0 && place.tuple != e.tuple && !place.brief(e.age) && len(m.sets) < m.max {
+		m.crowded++
+		if m.filled(&e) || m.crowded > 1+len(m.sets)/memoryCrowded {
+			m.crowded = 0
+			m.grow()
+			place = m.place(&e, e.age)
+		}
 	}
 	*place = e
 }
