@@ -1,6 +1,7 @@
 package copier
 
 import (
+	"flowtwin/copier/report"
 	"flowtwin/internal/packet"
 	"flowtwin/tunnel/frame"
 )
@@ -38,7 +39,7 @@ func (s *shard) returned(t frame.Type, slot uint32, body []byte) bool {
 	case frame.TypeMoved:
 		m, ok := frame.ParseMoved(body)
 		if ok {
-			s.book.Progress(&m)
+			s.book.Moved.Plus(report.Count{Segments: m.Segments, Bytes: m.Bytes})
 		}
 		return ok
 	case frame.TypeCopies:

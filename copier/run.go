@@ -216,7 +216,7 @@ func (c *copier) copy(ctx context.Context) (err error) {
 		case <-ctx.Done():
 			c.drain(failed)
 		case <-c.over():
-			c.settle(ctx, failed)
+			c.settle(failed)
 		case <-failed.Done():
 			c.finish(failed)
 		}

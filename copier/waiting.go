@@ -36,7 +36,6 @@ func (s *shard) suspend(slot uint32, r *record, why report.Reason) (uint32, *rec
 	if !s.goesOnLater(r, why) || s.table.Len() == s.table.Max() {
 		return slot, r, false
 	}
-	s.shorten(r, s.repeats(r))
 	s.other = s.table.Tuple(slot)
 	s.table.Unlink(slot)
 	to, ok := s.table.Insert(&s.other)
@@ -64,7 +63,6 @@ func (s *shard) suspendHere(slot uint32, r *record, why report.Reason) bool {
 	if !s.goesOnLater(r, why) {
 		return false
 	}
-	s.shorten(r, s.repeats(r))
 	s.book.Suspend(why)
 	r.sent = report.Count{}
 	s.wait(slot, r, why)
@@ -87,16 +85,15 @@ func (s *shard) goesOnLater(r *record, why report.Reason) bool {
 	default:
 		return false
 	}
-	all := r.pro.open && s.repeats(r) == int(r.pro.size)
 	switch r.proto {
 	case protoHTTP1, protoRedis:
 		return true
 	case protoTLS:
 		return false
 	case protoHTTP2:
-		return all
+		return r.pro.open
 	default:
-		return all || !s.skip
+		return r.pro.open || !s.skip
 	}
 }
 

@@ -20,10 +20,9 @@ import (
 
 // Bounds of a server.
 const (
-	maxLine  = 64 << 10               // of a request or response
-	maxConns = 16                     // further ones wait in the kernel's queue
-	patience = 10 * time.Second       // with a client that says nothing, or does not read
-	hurry    = 500 * time.Millisecond // the same while others wait
+	maxLine  = 64 << 10         // of a request or response
+	maxConns = 16               // further ones wait in the kernel's queue
+	patience = 10 * time.Second // with a client that says nothing, or does not read
 )
 
 // A Server answers at a socket.
@@ -38,10 +37,9 @@ type Server struct {
 
 	doing sync.Mutex // held while an operation runs
 
-	mu      sync.Mutex
-	conns   map[net.Conn]bool // mu; whether it was hurried
-	closed  bool              // mu
-	crowded bool              // mu; all room is taken
+	mu     sync.Mutex
+	conns  map[net.Conn]struct{} // mu
+	closed bool                  // mu
 }
 
 // Listen opens the socket at path, for its owner alone. A socket that a process
@@ -52,7 +50,7 @@ func Listen(ctx context.Context, path string, table Table, log *slog.Logger) (*S
 	if err != nil {
 		return nil, fmt.Errorf("control socket %s: %w", path, err)
 	}
-	s := &Server{table: table, log: log, l: l, room: make(chan struct{}, maxConns), conns: make(map[net.Conn]bool)}
+	s := &Server{table: table, log: log, l: l, room: make(chan struct{}, maxConns), conns: make(map[net.Conn]struct{})}
 	// Operations go on while the command is being told to end.
 	s.ctx, s.stop = context.WithCancel(context.WithoutCancel(ctx))
 	s.done.Go(s.accept)
@@ -110,15 +108,8 @@ func (s *Server) accept() {
 	for {
 		select {
 		case s.room <- struct{}{}:
-		default:
-			// The next one may be waiting already, and may want to stop the command.
-			s.crowd(true)
-			select {
-			case s.room <- struct{}{}:
-				s.crowd(false)
-			case <-s.ctx.Done():
-				return
-			}
+		case <-s.ctx.Done():
+			return
 		}
 		conn, err := s.l.AcceptUnix()
 		if err != nil {
@@ -137,21 +128,6 @@ func (s *Server) accept() {
 	}
 }
 
-// crowd says whether others wait for room: then idle clients have less time.
-func (s *Server) crowd(waits bool) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.crowded = waits; !waits || s.closed {
-		return
-	}
-	for conn, hurried := range s.conns {
-		if !hurried {
-			s.conns[conn] = true
-			_ = conn.SetReadDeadline(time.Now().Add(hurry))
-		}
-	}
-}
-
 // enter notes a connection, so that Close can end it, and reports false when the
 // server is closed.
 func (s *Server) enter(conn net.Conn) bool {
@@ -161,7 +137,7 @@ func (s *Server) enter(conn net.Conn) bool {
 		_ = conn.Close()
 		return false
 	}
-	s.conns[conn] = false
+	s.conns[conn] = struct{}{}
 	return true
 }
 
@@ -205,12 +181,7 @@ func (s *Server) serve(conn *net.UnixConn) {
 func (s *Server) wait(conn net.Conn) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	limit := patience
-	if s.crowded {
-		limit = hurry
-	}
-	s.conns[conn] = s.crowded
-	return !s.closed && conn.SetReadDeadline(time.Now().Add(limit)) == nil
+	return !s.closed && conn.SetReadDeadline(time.Now().Add(patience)) == nil
 }
 
 func (s *Server) answer(r request) response {

@@ -18,6 +18,7 @@ type model struct {
 	turns  []uint64 // offset of each turn
 	mark   bool     // the client has seen more since its last bytes
 	ended  bool
+	last   int64 // when its last bytes were sent
 	dialed []*fakeConn
 }
 
@@ -72,12 +73,15 @@ func (m *model) data(seen uint64, n int) {
 	for i := range p {
 		p[i] = byte(len(m.sent) + i*i)
 	}
-	if n > 0 && (seen > 0 || len(m.sent) == 0 || m.mark) {
+	// A client that nobody answers begins anew behind a line and behind a pause.
+	oneWay := m.seen == 0 && len(m.sent) > 0 && (m.sent[len(m.sent)-1] == '\n' || m.now-m.last >= oneWayPause)
+	if n > 0 && (seen > 0 || len(m.sent) == 0 || m.mark || oneWay) {
 		m.turns = append(m.turns, uint64(len(m.sent)))
 	}
 	m.mark = n == 0 && (m.mark || seen > 0)
 	m.sent = append(m.sent, p...)
 	if n > 0 {
+		m.last = m.now
 		m.ends = append(m.ends, uint64(len(m.sent)))
 	}
 	m.s.Data(&frame.Data{Seen: m.seen, Time: m.now, Payload: p}, m.now)

@@ -1,6 +1,7 @@
 package replay
 
 import (
+	"bytes"
 	"time"
 
 	"flowtwin/tunnel/frame"
@@ -10,20 +11,29 @@ import (
 // lower than online, or it is started anew. Then the rest of the flow goes to
 // another connection, which begins with a turn: half a request is none.
 //
-// A turn that was written when the connection ended, and of whose answer not one
-// byte has come, is written again, once: most likely the target closed while it
-// was on its way. To that end its bytes are kept until the answer begins. What
-// else was under way is lost, and so is what the client sends until its next turn.
+// A turn that was written just before the connection ended, and of whose answer not
+// one byte has come, is written again, once: most likely the target closed while it
+// was on its way. To that end its bytes are kept until the answer begins. One that
+// the target has had for longer it was most likely at work on, and it would be done
+// twice. What else was under way is lost, and so is what the client sends until its
+// next turn.
+//
+// A client that nobody answers, neither here nor online, never begins a turn: logs,
+// metrics. What it sends begins anew behind the end of a line, or behind a pause.
 const (
 	// keepBytes is how much of a turn is kept; longer ones are not written again.
 	keepBytes = 64 << 10
+	// keepFor is for how long: then the target is at work on it.
+	keepFor = int64(time.Second)
 	// keepShare is the part of the shard's memory that must be free for it.
 	keepShare = 2
-	// A target that has not answered on a connection is left alone for a while,
-	// which doubles each time, and after maxFails for good.
+	// A target that has not answered on a connection, and not kept it for long, is
+	// left alone for a while, which doubles each time.
 	minPause = 100 * time.Millisecond
 	maxPause = 30 * time.Second
-	maxFails = 12
+	// oneWayPause is how long a client that nobody answers is quiet before something
+	// new; no network pauses for so long in the middle of it.
+	oneWayPause = int64(time.Second)
 )
 
 // A tally is a number of bytes, and of the segments that they came in.
@@ -45,11 +55,13 @@ func (t *tally) plus(o tally) {
 // A comeback is what a session needs to go on with another connection.
 type comeback struct {
 	up    bool   // this connection was established
+	since int64  // when it was dialled
 	base  uint64 // stream offset that it began at
 	heard uint64 // answer bytes by then
 
 	whole bool   // kept is all that is written of the turn under way
 	start uint64 // stream offset of that turn
+	begun int64  // when it was written
 	kept  queue
 
 	skipping  bool  // what comes is lost, until a turn begins
@@ -64,7 +76,7 @@ type comeback struct {
 
 // mayComeBack reports whether there may be another connection.
 func (s *Session) mayComeBack() bool {
-	return s.shard.cfg.Reconnect && !s.bound && s.comeback.fails < maxFails && (s.end == endNone || s.end == endFin)
+	return s.shard.cfg.Reconnect && !s.bound && (s.end == endNone || s.end == endFin)
 }
 
 // comesBack reports whether there is something for another connection: the client
@@ -84,9 +96,10 @@ func (s *Session) waits() bool {
 }
 
 // keepTurn begins to keep the turn that is about to be written.
-func (s *Session) keepTurn() {
+func (s *Session) keepTurn(now int64) {
 	s.forgetTurn()
-	s.comeback.whole, s.comeback.start = s.mayComeBack(), s.written
+	c := &s.comeback
+	c.whole, c.start, c.begun = s.mayComeBack(), s.written, now
 }
 
 // keep keeps b, which was just written.
@@ -105,20 +118,34 @@ func (s *Session) forgetTurn() {
 	}
 }
 
+// loses looks, as the connection comes to its end, whether the target has had the
+// turn that is kept for long.
+func (s *Session) loses(now int64) {
+	if (s.state == sending || s.state == holding) && now-s.comeback.begun > keepFor+s.gate.slack {
+		s.forgetTurn()
+	}
+}
+
 // part lets go of the connection, and sees what is left for another one.
 func (s *Session) part(now int64) event {
 	c := &s.comeback
-	if s.conn == nil || s.conn.State() != ConnFinished {
+	stuck := s.conn != nil && s.conn.State() == ConnEstablished // no news of our FIN
+	if stuck {
+		s.how = frame.ClosedTimeout
+	} else if s.conn == nil || s.conn.State() != ConnFinished {
 		s.how = s.howFailed()
 	}
 	s.lookBack(now)
 	if s.conn != nil {
+		if stuck {
+			s.conn.Abort()
+		}
 		s.conn.Release()
 		s.conn = nil
 	}
 	s.shard.listener.Parted(s, s.how)
 	c.fails++
-	if s.gate.absorbed > c.heard {
+	if s.gate.absorbed > c.heard || c.up && now-c.since >= int64(maxPause) {
 		c.fails = 0
 	}
 	c.notBefore = now + pause(c.fails)
@@ -149,13 +176,13 @@ func pause(fails int) int64 {
 	if fails == 0 {
 		return 0
 	}
-	return int64(min(minPause<<(fails-1), maxPause))
+	return int64(min(minPause<<min(fails-1, 10), maxPause))
 }
 
 // redial makes another connection, for the turn that is next.
 func (s *Session) redial(now int64) event {
 	c := &s.comeback
-	c.base, c.heard, c.up = s.written, s.gate.absorbed, false
+	c.base, c.heard, c.up, c.since = s.written, s.gate.absorbed, false, now
 	s.progress, s.yields = now, 0
 	seen := s.gate.seen
 	for i := 0; i < s.turns.len() && s.turns.at(i).start == s.written; i++ {
@@ -172,7 +199,7 @@ func (s *Session) redial(now int64) event {
 // of a turn that may go to another connection. If not, it is lost.
 func (s *Session) resumes(d *frame.Data, now int64) bool {
 	c := &s.comeback
-	begins := d.Seen > s.lastSeen || s.marked || s.came.segments == 1
+	begins := d.Seen > s.lastSeen || s.marked || s.came.segments == 1 || s.oneWay.begins(d) && s.gate.absorbed == 0
 	if d.Seen != SeenUnknown {
 		s.lastSeen = max(s.lastSeen, d.Seen)
 	}
@@ -186,6 +213,33 @@ func (s *Session) resumes(d *frame.Data, now int64) bool {
 	c.skipping = false
 	s.turns.push(turn{start: s.received, seen: d.Seen})
 	return true
+}
+
+// A oneWay is a client that nobody answers, as far as is known.
+type oneWay struct {
+	not  bool  // it has seen answers, or asked for one
+	line bool  // what came last ended a line
+	last int64 // when that was captured
+}
+
+// begins reports whether d, with bytes, most likely begins something.
+func (o *oneWay) begins(d *frame.Data) bool {
+	return !o.not && len(d.Payload) > 0 && (o.line || d.Time-o.last >= oneWayPause)
+}
+
+// pass takes note of d. first says that nothing came before it.
+func (o *oneWay) pass(d *frame.Data, first bool) {
+	if n := len(d.Payload); n > 0 && !o.not {
+		o.line, o.last = d.Payload[n-1] == '\n', d.Time
+		o.not = first && asks(d.Payload)
+	}
+}
+
+// asks reports whether p is the beginning of an HTTP/1 request, whose body may be
+// many lines.
+func asks(p []byte) bool {
+	line, _, whole := bytes.Cut(p, []byte{'\n'})
+	return isRequest(p) && (!whole || bytes.Contains(line, []byte(" HTTP/1.")))
 }
 
 // discard throws away what is not written before the offset at.

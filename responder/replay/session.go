@@ -38,10 +38,10 @@ type Session struct {
 	sniffer  sniffer
 	free     bool     // the gate is off but for ends and pings
 	frees    GateNews // why the gate is about to go off
-	pace     pace
-	late     int  // turns that left by max-hold, one after the other
-	bound    bool // what was agreed on ends with the connection: there is no other
+	late     int      // turns that left by max-hold, one after the other
+	bound    bool     // what was agreed on ends with the connection: there is no other
 	lastSeen uint64
+	oneWay   oneWay
 	second   bool  // the client closed behind the online server
 	yields   int64 // until when its FIN leaves the target the first one, 0: it has not come to that
 	marked   bool  // lastSeen is what the client had seen at the end of its bytes so far
@@ -93,7 +93,6 @@ const (
 	turnMark turnKind = iota // no bytes, only what the client had seen
 	turnData
 	turnPing // data of HTTP/2 that waits for some answer
-	turnPace // data of HTTP/2 that waits until the target is not far behind
 	turnFin
 	turnReset
 )
@@ -129,7 +128,10 @@ func (s *Session) Settled() uint64 { return s.settled }
 // is no segment: it only tells what the client has seen.
 func (s *Session) Data(d *frame.Data, now int64) {
 	s.came.add(len(d.Payload))
-	if !s.carries() || s.comeback.skipping && !s.resumes(d, now) {
+	s.oneWay.not = s.oneWay.not || d.Seen > s.lastSeen
+	lost := !s.carries() || s.comeback.skipping && !s.resumes(d, now)
+	s.oneWay.pass(d, s.came.segments == 1)
+	if lost {
 		return
 	}
 	s.note(d)
@@ -160,12 +162,8 @@ func (s *Session) carries() bool {
 func (s *Session) note(d *frame.Data) {
 	s.bound = s.bound || s.received == 0 && d.Seen > s.lastSeen && d.Seen != SeenUnknown // the server speaks first
 	first := s.came.segments == 1 && s.received == 0
-	paced := s.sniffer.http2 && s.free
-	if !paced && d.Seen > s.lastSeen || first && s.turns.len() == 0 {
+	if gated := !s.sniffer.http2 || !s.free; gated && d.Seen > s.lastSeen || first && s.turns.len() == 0 {
 		s.turns.push(turn{start: s.received, seen: d.Seen, last: s.frees == GateHTTP2})
-	}
-	if paced && len(d.Payload) > 0 {
-		s.pace.note(s, d.Seen)
 	}
 	if d.Seen != SeenUnknown {
 		s.lastSeen = max(s.lastSeen, d.Seen)
@@ -176,7 +174,7 @@ func (s *Session) note(d *frame.Data) {
 	}
 	n := s.turns.len()
 	begins := n > 0 && s.turns.at(n-1).start == s.received
-	if begins && s.turns.at(n-1).kind == turnMark {
+	if begins {
 		s.turns.at(n - 1).kind = turnData
 	}
 	s.learn(d, begins)
@@ -281,7 +279,7 @@ func (s *Session) News(now int64) {
 		s.opens(now)
 		s.dispatch(evConnected, now)
 	}
-	if s.absorb(now) {
+	if s.conn == c && s.absorb(now) {
 		s.dispatch(evTargetFin, now)
 	}
 	if s.conn != c {
@@ -356,7 +354,10 @@ func (s *Session) reap() bool {
 // dispatch feeds e, and what follows from it, to the state machine.
 func (s *Session) dispatch(e event, now int64) {
 	for e != evNone {
-		if (e == evFailed || e == evFinished) && s.comesBack() {
+		if e == evFailed || e == evTargetFin {
+			s.loses(now)
+		}
+		if (e == evFailed || e == evFinished || e == evTick && s.state == lastAck) && s.comesBack() {
 			e = evLost
 		}
 		var a action

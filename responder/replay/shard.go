@@ -116,7 +116,8 @@ func NewShard(cfg Config, l Listener) *Shard {
 func (sh *Shard) Start(s *Session, conn Conn, baseSeen uint64, now int64) {
 	*s = Session{
 		Owner: s.Owner, shard: sh, conn: conn, copied: s.copied, place: notArmed, lastSeen: baseSeen, progress: now,
-		gate: gate{off: sh.cfg.GateOff, seen: baseSeen},
+		comeback: comeback{since: now},
+		gate:     gate{off: sh.cfg.GateOff, seen: baseSeen},
 	}
 }
 

@@ -3,6 +3,7 @@ package replay_test
 import (
 	"bytes"
 	"math/rand/v2"
+	"slices"
 	"testing"
 	"time"
 
@@ -61,6 +62,7 @@ type world struct {
 	session *replay.Session
 	links   []*link
 	given   replayed // to the session
+	last    int64    // when
 	closed  []frame.Closed
 }
 
@@ -142,6 +144,12 @@ func (w *world) give(seen uint64, p []byte) {
 	if len(p) == 0 {
 		return
 	}
+	// A client that nobody answers begins anew behind a line and behind a pause.
+	if at := w.given.bytes; at > 0 && seen == 0 && (w.sent[at-1] == '\n' || w.now-w.last >= int64(time.Second)) {
+		i, _ := slices.BinarySearch(w.turns, at)
+		w.turns = slices.Insert(w.turns, i, at)
+	}
+	w.last = w.now
 	w.given.bytes += uint64(len(p))
 	w.given.segments++
 	w.session.Data(&frame.Data{Seen: seen, Time: w.now, Payload: p}, w.now)
