@@ -140,6 +140,7 @@ func (c *copier) setCopies(args []string) (string, error) {
 
 // remap adds maps or removes one.
 func (f *fleet) remap(ctx context.Context, args []string) (any, error) {
+	defer f.share()
 	copiers := f.copiers
 	if len(args) > 2 {
 		copiers = nil

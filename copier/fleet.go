@@ -36,6 +36,7 @@ func (t *Target) name() string {
 type fleet struct {
 	cfg     Config
 	copiers []*copier
+	sharing sync.Mutex // one at a time says who records what
 }
 
 // each returns the configuration of each target's copier.
@@ -118,6 +119,8 @@ func (f *fleet) run(ctx context.Context) error {
 			if err := c.copy(ctx); err != nil {
 				errs[i] = fmt.Errorf("target %s: %w", c.cfg.name, err)
 				c.cfg.Log.Error("copying to this target has ended", "err", err)
+				c.ended.Store(true)
+				f.share() // another one records what it has recorded
 				c.cfg.Ready()
 			}
 		})

@@ -3,6 +3,7 @@ package copier
 import (
 	"slices"
 
+	"flowtwin/copier/capture"
 	"flowtwin/copier/report"
 	"flowtwin/internal/flow"
 )
@@ -17,6 +18,7 @@ type orders struct {
 	amount amount // of sessions, for connections that begin from now on
 	paused bool   // no connection has a session
 	maps   *mapList
+	taken  []capture.Match // servers whose packets another target's copier records
 }
 
 // tell gives the shard other orders. Any goroutine.

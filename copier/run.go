@@ -70,9 +70,7 @@ func Run(ctx context.Context, cfg Config) (err error) {
 	if recorder != nil {
 		defer func() { err = errors.Join(err, recorder.Close()) }()
 	}
-	for i, c := range f.copiers {
-		c.records(recorder, i == 0)
-	}
+	f.record(recorder)
 	if cfg.Control == "" {
 		return f.run(ctx)
 	}
@@ -132,7 +130,10 @@ type copier struct {
 	halt     chan struct{} // closed: do not wait for flows that live
 	halts    sync.Once
 	draining atomic.Bool
+	ended    atomic.Bool
 	recorder *recording.Recorder
+	records  bool            // it is named in this copier's report
+	taken    []capture.Match // servers whose packets another copier records; guarded by sampling.mu
 
 	// Of a recording that is replayed, else not set.
 	player *player

@@ -87,7 +87,7 @@ func (c *copier) tellLocked(need chan<- uint64) {
 	for _, s := range c.shards {
 		s.tell(&orders{
 			admit: c.cfg.choice(c.sampling.now), adopt: c.cfg.choice(c.sampling.always), need: need, amount: c.amount,
-			paused: c.sampling.paused, maps: c.maps.list.Load(),
+			paused: c.sampling.paused, maps: c.maps.list.Load(), taken: c.taken,
 		})
 	}
 }

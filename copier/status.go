@@ -110,7 +110,6 @@ func (c *copier) summary() *report.Summary {
 		State:     c.state(),
 		Ended:     time.Now(),
 		Recording: c.recording(),
-		Recorded:  c.recorded(),
 		Headers:   c.headers.stats(),
 		Tunnel: report.Tunnel{
 			Up: st.Up, Remote: st.Remote, Connects: st.Connects, RTT: st.RTT,
@@ -124,6 +123,7 @@ func (c *copier) summary() *report.Summary {
 		sum.Kernel.Packets += k.Packets
 		sum.Kernel.Dropped += k.Drops
 	}
+	sum.Recorded = c.recorded(&sum.Ledger)
 	return sum
 }
 

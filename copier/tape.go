@@ -4,11 +4,13 @@ import (
 	"context"
 	"fmt"
 	"net"
+	"slices"
 	"time"
 
 	"flowtwin/copier/capture"
 	"flowtwin/copier/recording"
 	"flowtwin/copier/report"
+	"flowtwin/internal/packet"
 	"flowtwin/tunnel"
 	"flowtwin/tunnel/frame"
 )
@@ -30,11 +32,25 @@ func (s *shard) tape(p *capture.Packet) {
 		return
 	}
 	s.followed = n
+	if len(s.orders.taken) > 0 && s.taken() {
+		s.book.RecordLeft++
+		return
+	}
 	if s.sink.Add(p) {
 		s.book.Recorded++
 	} else {
 		s.book.RecordDropped++
 	}
+}
+
+// taken reports whether another target's copier records the packet that was just handled.
+func (s *shard) taken() bool {
+	for _, m := range s.orders.taken {
+		if m.Port == s.tuple.ServerPort && (!m.Addr.IsValid() || packet.AddrFrom(m.Addr) == s.tuple.Server) {
+			return true
+		}
+	}
+	return false
 }
 
 // openRecorder begins the recording that the configuration asks for, or returns nil.
@@ -61,21 +77,51 @@ func openRecorder(cfg *Config) (*recording.Recorder, error) {
 	})
 }
 
-// records gives the copier's shards to the recorder. Where several targets get the
-// same packets, the first one's are recorded.
-func (c *copier) records(r *recording.Recorder, first bool) {
-	if r == nil || !first && c.cfg.parts < 2 {
+// record begins to record what the copiers follow, before they run; r may be nil.
+func (f *fleet) record(r *recording.Recorder) {
+	if r == nil {
 		return
 	}
-	for _, s := range c.shards {
-		s.sink = r.Sink()
+	for _, c := range f.copiers {
+		for _, s := range c.shards {
+			s.sink = r.Sink()
+		}
+		c.recorder = r
 	}
-	c.recorder = r
+	f.copiers[0].records = true
+	f.share()
 }
 
-// recorded says what has been recorded, or nil without a recorder.
-func (c *copier) recorded() *report.Recorded {
-	if c.recorder == nil {
+// share says which copier records which servers' packets: where several get the same,
+// the first one that lives. Split clients are no two copiers'.
+func (f *fleet) share() {
+	if f.cfg.Record == nil || len(f.copiers) == 1 || f.cfg.Split {
+		return
+	}
+	f.sharing.Lock()
+	defer f.sharing.Unlock()
+	var taken []capture.Match
+	for _, c := range f.copiers {
+		if c.ended.Load() {
+			continue
+		}
+		c.tellTaken(slices.Clone(taken))
+		taken = append(taken, matches(c.maps.list.Load().present())...)
+	}
+}
+
+// tellTaken tells the shards which servers' packets another copier records.
+func (c *copier) tellTaken(taken []capture.Match) {
+	c.sampling.mu.Lock()
+	defer c.sampling.mu.Unlock()
+	c.taken = taken
+	c.tellLocked(nil)
+}
+
+// recorded says what has been recorded, or nil where nothing was: the files are named
+// by the first copier, and by those that have taken over from it.
+func (c *copier) recorded(l *report.Ledger) *report.Recorded {
+	if c.recorder == nil || !c.records && c.cfg.parts < 2 && l.Recorded+l.RecordDropped == 0 {
 		return nil
 	}
 	st := c.recorder.Stats()

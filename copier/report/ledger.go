@@ -167,6 +167,7 @@ type Ledger struct {
 	// Packets of followed flows, with --record.
 	Recorded      uint64
 	RecordDropped uint64 // the disk was too slow
+	RecordLeft    uint64 // recorded of another target
 
 	// Of a recording that is replayed.
 	Moved    Count  // of what was sent: done with at the responder, as far as it has said so; what came behind a session's end is not in it
@@ -302,6 +303,7 @@ func (l *Ledger) Add(o *Ledger) {
 	l.Lag.add(&o.Lag)
 	l.Recorded += o.Recorded
 	l.RecordDropped += o.RecordDropped
+	l.RecordLeft += o.RecordLeft
 	l.Moved.Plus(o.Moved)
 	l.Schedule.add(&o.Schedule)
 	l.Stuck += o.Stuck
@@ -417,8 +419,8 @@ func (l *Ledger) Check() []string {
 	p, f, c, s := &l.Packets, &l.Flows, &l.Client, &l.Sessions
 	same("packets captured", p.Captured, p.ToServer+p.ToClient+p.Refused+p.Late+p.NoFlow+p.Unmapped+
 		p.NotTCP+p.Fragment+p.Truncated+p.Malformed+p.BadChecksum+p.Injected)
-	if l.Recorded+l.RecordDropped > 0 {
-		same("packets of followed flows", p.ToServer+p.ToClient, l.Recorded+l.RecordDropped)
+	if n := l.Recorded + l.RecordDropped + l.RecordLeft; n > 0 {
+		same("packets of followed flows", p.ToServer+p.ToClient, n)
 	}
 	same("flows seen", f.Seen, f.Pending+f.Observed+f.Waiting+f.Admitted+total(f.Refused[:]))
 	same("flows admitted, and resumed", f.Admitted+total(f.Resumed[:]), f.Live+total(f.Ended[:])+total(f.GivenUp[:]))
