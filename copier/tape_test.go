@@ -66,9 +66,9 @@ func TestEachConnectionIsRecordedOnce(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				f, rigs, _ := newFleet(t, 2, false)
 				if tt.maps != nil {
-					rigs[1].copier.maps = newMapping(tt.maps)
-					rigs[1].copier.maps.every = true
-					rigs[1].copier.shards[0].maps = rigs[1].copier.maps
+					rigs[1].maps = newMapping(tt.maps)
+					rigs[1].maps.every = true
+					rigs[1].shards[0].maps = rigs[1].maps
 				}
 				if tt.refused {
 					rigs[0].client.connect = func(context.Context) error { return tunnel.ErrSecret }
