@@ -33,6 +33,10 @@ const (
 	receiveBuffer = 4 << 20
 	sendBuffer    = 256 << 10
 	maxSendBuffer = 1 << 20
+	// A target that takes connections and does not read leaves here what is written
+	// to them. A new conn beside many gets its share of sendRoom, and always something.
+	sendRoom        = 64 << 20
+	leastSendBuffer = 16 << 10
 	// deadPeer is how long the target may leave bytes unacknowledged, or unread by
 	// its application with a closed window: gVisor does not tell the two apart.
 	deadPeer = 2 * time.Minute
@@ -223,6 +227,9 @@ func (s *Stack) dial(l Lease, target netip.AddrPort, user uint64) (*Conn, error)
 		return nil, fmt.Errorf("endpoint: %v", terr)
 	}
 	c.ep = ep.(*tcp.Endpoint)
+	if room := sendBufferOf(s.Len()); room < sendBuffer {
+		c.ep.SocketOptions().SetSendBufferSize(room, true) // gVisor lets it grow no more
+	}
 	if s.lines != nil {
 		c.line = s.lines.line(l.RTT)
 	}
@@ -247,6 +254,11 @@ func (s *Stack) dial(l Lease, target netip.AddrPort, user uint64) (*Conn, error)
 	}
 	s.dialing.add(c)
 	return c, nil
+}
+
+// sendBufferOf returns how much a new conn beside so many may hold, at first.
+func sendBufferOf(conns int) int64 {
+	return min(max(sendRoom/int64(max(conns, 1)), leastSendBuffer), sendBuffer)
 }
 
 // connect sends the SYN, from the conn's slot.
