@@ -46,6 +46,7 @@ type answers struct {
 
 	mu      sync.Mutex
 	targets map[netip.AddrPort]*netlink.Rule
+	closed  bool    // no rule is made any more
 	routed  [2]bool // by family
 	// orphans are targets of rules that a killed responder has left: the connections
 	// that they have may be that one's.
@@ -103,7 +104,7 @@ func (a *answers) lead(target netip.AddrPort) (err error) {
 	a.device.asking.Lock()
 	defer a.device.asking.Unlock()
 	switch {
-	case a.device.netlink == nil:
+	case a.closed || a.device.netlink == nil:
 		return os.ErrClosed
 	case a.targets[target] != nil:
 		return nil
@@ -216,7 +217,7 @@ func (a *answers) usedByOther(s *netlink.Socket, target netip.AddrPort, own map[
 	return !ours && !peer.IsLoopback()
 }
 
-// close removes the rules.
+// close removes the rules; none follows.
 func (a *answers) close() error {
 	if a.device == nil {
 		return nil
@@ -225,6 +226,7 @@ func (a *answers) close() error {
 	defer a.mu.Unlock()
 	a.device.asking.Lock()
 	defer a.device.asking.Unlock()
+	a.closed = true
 	var errs []error
 	for target, rule := range a.targets {
 		if err := a.device.netlink.RuleDel(rule); err != nil && !errors.Is(err, unix.ENOENT) {
@@ -259,16 +261,26 @@ const ownFor = 5 * time.Second
 func (o *ownAddrs) has(a netip.Addr, d *device) bool {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	if now := time.Now(); now.After(o.until) {
-		d.asking.Lock()
-		if addrs, err := d.addrs(); err == nil { // else the old ones are better than none
-			o.addrs = addrs
-		}
-		d.asking.Unlock()
+	if now := time.Now(); now.After(o.until) && o.renew(d) {
 		o.until = now.Add(ownFor)
 	}
 	_, ok := o.addrs[a]
 	return ok
+}
+
+// renew asks for the addresses, unless the first ones are there and a target is
+// being checked: that may take long.
+func (o *ownAddrs) renew(d *device) bool {
+	if o.addrs == nil {
+		d.asking.Lock()
+	} else if !d.asking.TryLock() {
+		return false
+	}
+	defer d.asking.Unlock()
+	if addrs, err := d.addrs(); err == nil { // else the old ones are better than none
+		o.addrs = addrs
+	}
+	return true
 }
 
 // addrs returns the host's addresses; the caller holds asking.

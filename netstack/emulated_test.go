@@ -213,3 +213,44 @@ func TestConnWaitsForItsLastPacket(t *testing.T) {
 		t.Error("the conn is kept although nothing is under way")
 	}
 }
+
+// What is still on its way to a conn that is forgotten must not reach the one that
+// has its place now.
+func TestLatePacketReachesNobody(t *testing.T) {
+	n, _, w := unplugged(t)
+	s := n.stacks[0]
+	var at time.Duration
+	s.lines = newLines(s, Line{RTT: time.Second}, func() time.Duration { return at })
+	defer s.lines.injector.close()
+	s.out.line = s.lines
+	target := netip.MustParseAddrPort("10.0.0.1:80")
+	dial := func(i int) *Conn {
+		l, err := n.Acquire(client(i), false)
+		if err != nil {
+			t.Fatal(err)
+		}
+		c, err := s.Dial(l, target, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return c
+	}
+	old := dial(1)
+	at = 100 * time.Millisecond
+	s.lines.receive(old, make([]byte, ip4Header+tcpHeader), 0, 1)
+	old.Abort()
+	old.Release()
+	s.lines.deliver(500 * time.Millisecond)
+	w.take(t, 1)
+	s.v4.fresh = innerPorts // the next conn gets a place that was used
+	if s.Ready(nil); s.Len() != 0 {
+		t.Fatal("the conn is not forgotten")
+	}
+	if c := dial(2); c.slot != old.slot {
+		t.Fatalf("slot %d, not %d", c.slot, old.slot)
+	}
+	s.lines.deliver(time.Second)
+	if old.unacked.Load() != 0 {
+		t.Error("the packet was shown to the stack")
+	}
+}

@@ -258,6 +258,8 @@ func (l *lines) deliver(now time.Duration) {
 		case p.pkt != nil:
 			o.write(outPacket{p.conn, p.pkt})
 			l.left(p.conn)
+		case l.stack.slots(p.conn.path.v6).at(p.conn.slot) != p.conn:
+			l.recycle(p.arrived) // it is forgotten, and its place may be another's
 		default:
 			l.inject(l.stack, p.conn, p.arrived.headers, p.arrived.options, p.arrived.payload)
 			l.recycle(p.arrived)

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"net"
 	"net/netip"
+	"os"
 	"strings"
 	"testing"
 	"time"
@@ -248,5 +249,38 @@ func TestOriginalAddressesBehindAnotherRule(t *testing.T) {
 	t.Log(err)
 	if rules := h.ns.Run(t, "ip", "rule"); strings.Contains(rules, "proto 74") {
 		t.Errorf("the refusal left a rule: %s", rules)
+	}
+}
+
+// A copier may name a target while the responder ends: a rule made then would stay
+// on the host.
+func TestNoRuleBehindTheEnd(t *testing.T) {
+	h, _ := wired(t)
+	h.open(t, Config{Original: true})
+	if err := h.net.answers.close(); err != nil {
+		t.Fatal(err)
+	}
+	if err := h.net.CheckTarget(netip.MustParseAddrPort("10.9.0.1:80")); !errors.Is(err, os.ErrClosed) {
+		t.Errorf("got %v", err)
+	}
+	if rules := h.ns.Run(t, "ip", "rule"); strings.Contains(rules, "proto 74") {
+		t.Errorf("a rule is left: %s", rules)
+	}
+}
+
+// Looking for a new target's users may take long on a busy host: flows to the other
+// targets must not wait for it.
+func TestLeasesDoNotWaitForATargetsCheck(t *testing.T) {
+	h, _ := wired(t)
+	h.open(t, Config{Original: true})
+	own := netip.MustParseAddr("10.9.0.1")
+	if !h.net.own.has(own, h.net.device) {
+		t.Error("the host's own address is not known")
+	}
+	h.net.own.until = time.Time{}
+	h.net.device.asking.Lock() // as lead does; has would wait for ever
+	defer h.net.device.asking.Unlock()
+	if !h.net.own.has(own, h.net.device) {
+		t.Error("the host's own address is forgotten")
 	}
 }
