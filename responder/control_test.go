@@ -131,3 +131,23 @@ func TestDrainByOrder(t *testing.T) {
 	r.do("drain")
 	<-r.ended
 }
+
+// Of a flow that was admitted before the kill switch and begins behind it, copies that
+// are late must not begin when flows are taken again: its own session is over, and the
+// client's end would never reach them.
+func TestKillSwitchTakesLateCopies(t *testing.T) {
+	t.Parallel()
+	const copies = 5
+	r := newRig(t, Config{Shards: 2}, newFakeNet(2, target{}))
+	r.server.host.stopped.Store(true) // and paused, but the reader has looked before
+	r.openAs(0, frame.Open{Copies: copies, Jitter: 3_600_000})
+	r.data(0, 0, "abc")
+	r.lane().Flush()
+	r.wait("the account", func() bool { return len(r.closed) == 1 })
+	r.do("resume")
+	fin(r)
+	r.wait("the copies", func() bool { return r.copies.Opened == copies-1 && r.copies.Open == 0 })
+	if n := r.copies.Closed[frame.ClosedPaused]; n != copies-1 || r.server.host.open.Load() != 0 {
+		t.Errorf("copies %+v, %d sessions are left", r.copies, r.server.host.open.Load())
+	}
+}

@@ -101,8 +101,15 @@ func (w *worker) spread(f *fan, t frame.Type, body []byte) {
 		st.copies.Opened += uint64(len(f.sessions))
 		st.copies.Open += uint64(len(f.sessions))
 		st.openCopies += len(f.sessions)
-		f.sessions = nil
 		f.copies.Open(w.now)
+		if how := w.bars(st); how != 0 { // late ones would begin when it no longer does
+			for _, s := range f.sessions {
+				if !s.Over() {
+					s.Cut(how, w.now)
+				}
+			}
+		}
+		f.sessions = nil
 	case frame.TypeData:
 		if d, ok := frame.ParseData(body); ok {
 			n := uint64(f.copies.Data(&d, w.now))

@@ -2,6 +2,8 @@ package responder
 
 import (
 	"fmt"
+	"runtime"
+	"sync"
 	"testing"
 	"time"
 
@@ -140,4 +142,58 @@ func TestTooManyCopies(t *testing.T) {
 	if err := l.sort(frame.AppendOpen(nil, 3, &frame.Open{Copies: frame.MaxCopies + 1})); err == nil {
 		t.Error("no error")
 	}
+}
+
+// The figures that the copier is left with are the last ones, also when the lane ends
+// while the progress of a second before is being told.
+func TestLastCopiesAreTheLast(t *testing.T) {
+	h := &host{net: newFakeNet(1, target{}), workers: []*worker{nil}}
+	io := &endingLane{}
+	l := newLane(h, io, oneTarget(h))
+	l.copies = CopyBook{Opened: 7, Open: 1}
+	ended := make(chan struct{})
+	io.early = func() {
+		go func() {
+			l.mu.Lock()
+			l.copies.Open = 0
+			l.mu.Unlock()
+			l.strandEnded()
+			close(ended)
+		}()
+		for range 1000 {
+			runtime.Gosched()
+		}
+	}
+	l.progress(time.Now())
+	<-ended
+	var last frame.Copies
+	for b := io.returned; len(b) > 0; {
+		kind, _, body, rest, err := frame.Next(b)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if b = rest; kind == frame.TypeCopies {
+			last, _ = frame.ParseCopies(body)
+		}
+	}
+	if last.Open != 0 || last.Opened != 7 {
+		t.Errorf("the copier is left with %d of %d copies open", last.Open, last.Opened)
+	}
+}
+
+// An endingLane has something happen when the first returns are on their way.
+type endingLane struct {
+	mu    sync.Mutex
+	early func()
+	fakeLane
+}
+
+func (l *endingLane) Return(frames []byte, must, urgent bool) bool {
+	if early := l.early; early != nil {
+		l.early = nil
+		early()
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.fakeLane.Return(frames, must, urgent)
 }

@@ -224,19 +224,20 @@ func (l *lane) send(w what) {
 func (l *lane) strandEnded() {
 	if l.left.Add(-1) == 0 {
 		l.mu.Lock()
-		c := l.copies
-		l.mu.Unlock()
-		if c.Opened > 0 {
-			l.io.Return(frame.AppendCopies(nil, c.frame()), true, false)
+		if l.copies.Opened > 0 {
+			l.io.Return(frame.AppendCopies(nil, l.copies.frame()), true, false)
 		}
 		l.io.Return(frame.AppendEmpty(nil, frame.TypeReturnBye, 0), true, true)
+		l.mu.Unlock()
 		close(l.done)
 	}
 }
 
-// progress tells the copier how the lane stands.
+// progress tells the copier how the lane stands. The figures are returned under the
+// lock, so that none go out behind later ones.
 func (l *lane) progress(now time.Time) {
 	l.mu.Lock()
+	defer l.mu.Unlock()
 	p := frame.Progress{
 		Time: now.UnixNano(), Sessions: uint32(max(0, l.sessions.Load())),
 		LagCount: l.lag.n, DeliveredBytes: l.moved.delivered, AnswerBytes: l.moved.absorbed,
@@ -249,6 +250,5 @@ func (l *lane) progress(now time.Time) {
 	if l.copies.Opened > 0 {
 		b = frame.AppendCopies(b, l.copies.frame())
 	}
-	l.mu.Unlock()
 	l.io.Return(b, false, false)
 }

@@ -182,11 +182,7 @@ func (w *worker) start(s *session) {
 
 // dial begins the session's connection, or refuses it.
 func (w *worker) dial(s *session) {
-	if h := s.strand.lane.host; w.drained || h.stopped.Load() {
-		how := frame.ClosedDrain
-		if !w.drained {
-			how = frame.ClosedPaused
-		}
+	if how := w.bars(s.strand); how != 0 {
 		w.replay.Refuse(&s.Session, how)
 		s.Cut(how, w.now) // nobody waits for its client's end
 		return
@@ -211,6 +207,17 @@ func (w *worker) dial(s *session) {
 		w.book.DialErrors++
 	}
 	w.replay.Refuse(&s.Session, s.refused)
+}
+
+// bars says why no session begins, 0 if they do.
+func (w *worker) bars(st *strand) frame.CloseHow {
+	switch {
+	case w.drained:
+		return frame.ClosedDrain
+	case st.lane.host.stopped.Load():
+		return frame.ClosedPaused
+	}
+	return 0
 }
 
 // cutAll ends all sessions.
