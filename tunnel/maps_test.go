@@ -49,6 +49,11 @@ func TestSetMaps(t *testing.T) {
 	if err := c.SetMaps(ctx, append(moreMaps(), moreMaps()[0])); !errors.Is(err, ErrRefused) {
 		t.Errorf("refused with a long reason: %v", err)
 	}
+	reason := strings.Repeat("a hint at what to do ", 30) + "ends here"
+	p.HandleMaps(func([]Map) error { return errors.New(reason) })
+	if err := c.SetMaps(ctx, moreMaps()); err == nil || !strings.Contains(err.Error(), reason) {
+		t.Errorf("of a reason of %d bytes arrives: %v", len(reason), err)
+	}
 	if err := c.SetMaps(ctx, nil); err == nil {
 		t.Error("took no maps at all")
 	}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"strings"
 	"sync"
 	"time"
 
@@ -176,7 +177,7 @@ func (p *Peer) answerMaps(control *quic.Stream, h [controlHeader]byte) error {
 	}
 	var answer mappedMsg
 	if err := p.decide(msg.Maps); err != nil {
-		answer.Refused = err.Error()[:min(len(err.Error()), maxRefusal)]
+		answer.Refused = fitting(err.Error())
 	}
 	return writeControl(control, controlMapped, answer)
 }
@@ -194,5 +195,21 @@ func (p *Peer) decide(maps []Map) error {
 	return p.onMaps(maps)
 }
 
-// maxRefusal is the longest text of a refusal, which JSON may make six times as long.
-const maxRefusal = 150
+// fitting returns as much of a reason as a control message has room for: JSON may
+// make it six times as long.
+func fitting(reason string) string {
+	const room = maxControl - len(`{"refused":""}`)
+	size := 0
+	for i, r := range reason {
+		switch {
+		case r < ' ' || r > '~' || strings.ContainsRune(`"\<>&`, r):
+			size += 12
+		default:
+			size++
+		}
+		if size > room {
+			return reason[:i]
+		}
+	}
+	return reason
+}
