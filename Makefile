@@ -27,7 +27,7 @@ demo: build ## clients, online and target on three subnets, copied live for 15 s
 
 test: deps arch unit race netns ## everything: installs what the tests need, then unit, race, fuzz seeds, architecture, namespaces (root)
 
-deps: ## packages that the end-to-end tests drive: nginx, redis
+deps: ## packages that the end-to-end tests drive: nginx, redis, wrk, ab
 	internal/testnet/deps.sh
 
 unit: FLOWTWIN_REQUIRE_ROOT = 1

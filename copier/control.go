@@ -234,7 +234,7 @@ func (c *copier) setMaps(list *mapList) error {
 	c.maps.list.Store(list)
 	c.tellLocked(nil)
 	if err := c.filterLocked(c.sampling.filter); err != nil {
-		c.maps.list.Store(before)
+		c.maps.list.Store(list.like(before))
 		c.tellLocked(nil)
 		return err
 	}

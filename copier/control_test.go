@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -177,6 +178,36 @@ func TestStopDoesNotDrain(t *testing.T) {
 		}
 		if d := time.Since(began); d > time.Minute+finishWait {
 			t.Errorf("stopped after %v", d)
+		}
+	})
+}
+
+// A map that the responder has taken keeps its number there, also when the kernel does
+// not take the filter for it: numbers of other maps must not change.
+func TestMapThatTheFilterHasNoRoomFor(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t)
+		r.tellLocked(nil)
+		stop := r.start(t)
+		r.set.err = errors.New("too long")
+		if _, err := r.ask(t, nil, "map", "add", "10.0.0.1:81-10.9.0.1:8081"); err == nil || strings.Contains(err.Error(), "sample") {
+			t.Errorf("added: %v", err)
+		}
+		known := slices.Clone(r.client.maps)
+		r.set.err = nil
+		for _, add := range []string{"10.0.0.1:82-10.9.0.1:8082", "10.0.0.1:81-10.9.0.1:8081"} {
+			if _, err := r.ask(t, nil, "map", "add", add); err != nil {
+				t.Errorf("%s: %v", add, err)
+			}
+			if !slices.Equal(r.client.maps[:len(known)], known) || len(r.client.maps) != len(known)+1 {
+				t.Errorf("the responder gets %v, it knew %v", r.client.maps, known)
+			}
+		}
+		if n := len(r.set.matches); n != 4 {
+			t.Errorf("the filter takes %v", r.set.matches)
+		}
+		if err := stop(); err != nil {
+			t.Fatal(err)
 		}
 	})
 }

@@ -48,7 +48,7 @@ func TestFleetOutlivesOneTarget(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
 		done := make(chan error, 1)
 		go func() { done <- f.run(ctx) }()
-		time.Sleep(time.Second) // until all have looked after their rings once
+		<-time.After(time.Second) // until all have looked after their rings once
 		synctest.Wait()
 		if n := strings.Count(base.log.String(), "all are ready"); n != 1 {
 			t.Errorf("told %d times that all are ready, or known not to be", n)

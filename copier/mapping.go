@@ -58,6 +58,16 @@ func (l *mapList) marked(i int, gone bool) *mapList {
 	return n
 }
 
+// like returns a list in which the maps of before are as they were there, and all
+// others removed: the responder knows them by their places.
+func (l *mapList) like(before *mapList) *mapList {
+	n := l.with(nil)
+	for i := range n.gone {
+		n.gone[i] = i >= len(before.gone) || before.gone[i]
+	}
+	return n
+}
+
 // present returns the maps that are not removed.
 func (l *mapList) present() (out []tunnel.Map) {
 	for i, m := range l.maps {

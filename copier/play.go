@@ -323,18 +323,24 @@ func (p *player) Stats() capture.Stats { return capture.Stats{Packets: p.feed.St
 var _ source = (*player)(nil)
 
 // settle waits for the sessions of a recording that has been played, for as long
-// as they come nearer to their ends.
-func (c *copier) settle(failed context.Context) {
+// as they come nearer to their ends, or until ctx ends.
+func (c *copier) settle(ctx, failed context.Context) {
 	c.ask(phaseDraining)
 	for _, s := range c.shards {
 		for before := s.ledger(); ; {
-			wait, cancel := context.WithTimeout(failed, c.cfg.Drain)
+			wait, cancel := context.WithTimeout(ctx, c.cfg.Drain)
+			stop := context.AfterFunc(failed, cancel)
 			await(wait, s.quiet)
 			quiet := wait.Err() == nil
+			stop()
 			cancel()
 			now := s.ledger()
 			if quiet || failed.Err() != nil {
 				break
+			}
+			if ctx.Err() != nil {
+				c.drain(failed)
+				return
 			}
 			if now.Moved == before.Moved && now.Sessions.Open == before.Sessions.Open {
 				c.cfg.Log.Warn("the target does not come to an end", "sessions", now.Sessions.Open, "waited", c.cfg.Drain)

@@ -122,3 +122,61 @@ func (s *shard) keep(r *record, seen uint64, payload []byte) {
 		p.whole, p.seen = p.size, seen+1
 	}
 }
+
+// repeats returns how much of its prologue a flow that has lost a session may say
+// again: what sets the connection up. The rest the target may have done, and must not
+// do twice. Where it is not known what sets up, it is what the client says first to a
+// server that has greeted it.
+func (s *shard) repeats(r *record) int {
+	p := &r.pro
+	switch {
+	case r.sent.Segments == 0 || r.proto == protoRedis || p.size == 0:
+		return int(p.size)
+	case r.proto == protoHTTP2:
+		if s.asksNothing(p) {
+			return int(p.size)
+		}
+		return 0
+	}
+	first := s.prologues.at(p.first)
+	if first.seen == 0 && !isStartup(first.data[:first.n]) {
+		return 0
+	}
+	n := 0
+	for id := p.first; id != 0 && s.prologues.at(id).seen <= first.seen; id = s.prologues.at(id).next {
+		n += int(s.prologues.at(id).n)
+	}
+	return n
+}
+
+// asksNothing reports whether there is no request in what an HTTP/2 client has sent.
+func (s *shard) asksNothing(p *prologue) bool {
+	var buf [prologueMost]byte
+	b := buf[:0]
+	for id := p.first; id != 0; id = s.prologues.at(id).next {
+		b = append(b, s.prologues.at(id).data[:s.prologues.at(id).n]...)
+	}
+	return setsUpHTTP2(b)
+}
+
+// shorten leaves n bytes of a prologue, which are whole turns or nothing of it.
+func (s *shard) shorten(r *record, n int) {
+	p := &r.pro
+	if n == int(p.size) {
+		return
+	}
+	if n == 0 || n > int(p.whole) {
+		s.prologues.drop(p)
+		return
+	}
+	last := s.prologues.at(p.first)
+	p.size, p.whole, p.open = uint16(n), uint16(n), false
+	end := p.first
+	for n -= int(last.n); n > 0; n -= int(last.n) {
+		end = last.next
+		last = s.prologues.at(end)
+	}
+	p.seen = s.prologues.at(last.next).seen
+	s.prologues.drop(&prologue{first: last.next, last: p.last})
+	last.next, p.last = 0, end
+}

@@ -5,7 +5,9 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net/netip"
+	"regexp"
 	"slices"
+	"strconv"
 	"testing"
 	"time"
 
@@ -136,6 +138,36 @@ func (w *world) sent(s *fakeSession) bool {
 	return false
 }
 
+// once tells of what a client sent once and more than one of its sessions got, but for
+// what it said first to a server that had greeted it.
+func (w *world) once(t *testing.T, sessions []*fakeSession) {
+	t.Helper()
+	login := make(map[uint16]int) // how long that is
+	for key, turns := range w.turns {
+		if len(turns) > 0 && turns[0] == 0 {
+			login[key.ClientPort] = len(w.streams[key])
+			if i := slices.IndexFunc(turns, func(at int) bool { return at > 0 }); i >= 0 {
+				login[key.ClientPort] = turns[i]
+			}
+		}
+	}
+	seen := make(map[string]int)
+	for i, s := range sessions {
+		for _, piece := range pieces.FindAllSubmatch(s.data, -1) {
+			name := string(piece[0])
+			before, twice := seen[name]
+			at, _ := strconv.Atoi(string(piece[1]))
+			if twice && before != i && at >= login[s.open.Key.ClientPort] {
+				t.Errorf("%s was given to two sessions of port %d", name, s.open.Key.ClientPort)
+			}
+			seen[name] = i
+		}
+	}
+}
+
+// pieces are what clients of a world send.
+var pieces = regexp.MustCompile(`\b\d+/(\d+);`)
+
 // disturb loses, repeats, swaps and cuts packets, as networks and captures do.
 func (w *world) disturb(in []capture.Packet, loss int) []capture.Packet {
 	var out []capture.Packet
@@ -250,6 +282,9 @@ func TestRandomCaptures(t *testing.T) {
 			if !w.sent(s) {
 				t.Errorf("seed %d: session of %v got %q, which its client did not send so", seed, s.open.Key.ClientPort, s.data)
 			}
+		}
+		if w.ports == 0 {
+			w.once(t, b.lane.sessions)
 		}
 		adopted += b.book.Flows.Adopted
 		late += w.late

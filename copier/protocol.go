@@ -120,6 +120,27 @@ func setsUp(name []byte) bool {
 	return false
 }
 
+// setsUpHTTP2 reports whether b, the first bytes of an HTTP/2 client, asks for nothing
+// yet (RFC 9113, 6): settings, windows, priorities and pings.
+func setsUpHTTP2(b []byte) bool {
+	const whole, header = len(preface) + len("\r\nSM\r\n\r\n"), 9
+	for b = b[min(whole, len(b)):]; len(b) > 3; {
+		switch b[3] {
+		case 2, 4, 6, 8:
+		default:
+			return false
+		}
+		b = b[min(header+int(b[0])<<16+int(b[1])<<8+int(b[2]), len(b)):]
+	}
+	return true
+}
+
+// isStartup reports whether b begins with the first message of a PostgreSQL client,
+// version 3: its server does not greet.
+func isStartup(b []byte) bool {
+	return len(b) >= 8 && b[0] == 0 && b[1] == 0 && string(b[4:8]) == "\x00\x03\x00\x00"
+}
+
 // equalFold compares ASCII letters without their case; of one length.
 func equalFold(b []byte, upper string) bool {
 	for i, c := range b {

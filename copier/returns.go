@@ -1,7 +1,6 @@
 package copier
 
 import (
-	"flowtwin/copier/report"
 	"flowtwin/internal/packet"
 	"flowtwin/tunnel/frame"
 )
@@ -39,7 +38,7 @@ func (s *shard) returned(t frame.Type, slot uint32, body []byte) bool {
 	case frame.TypeMoved:
 		m, ok := frame.ParseMoved(body)
 		if ok {
-			s.book.Moved.Plus(report.Count{Segments: m.Segments, Bytes: m.Bytes})
+			s.book.Progress(&m)
 		}
 		return ok
 	case frame.TypeCopies:

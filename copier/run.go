@@ -217,7 +217,7 @@ func (c *copier) copy(ctx context.Context) (err error) {
 		case <-ctx.Done():
 			c.drain(failed)
 		case <-c.over():
-			c.settle(failed)
+			c.settle(ctx, failed)
 		case <-failed.Done():
 			c.finish(failed)
 		}

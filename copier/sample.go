@@ -2,7 +2,6 @@ package copier
 
 import (
 	"context"
-	"fmt"
 	"net/netip"
 	"sync"
 	"time"
@@ -95,7 +94,7 @@ func (c *copier) tellLocked(need chan<- uint64) {
 // filterLocked gives the rings a filter that takes s.
 func (c *copier) filterLocked(s flow.Share) error {
 	if err := c.set.Select(matches(c.maps.list.Load().present()), c.cfg.choice(s)); err != nil {
-		return fmt.Errorf("sample: %w", err)
+		return err
 	}
 	c.sampling.filter = s
 	return nil

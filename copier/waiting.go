@@ -36,6 +36,7 @@ func (s *shard) suspend(slot uint32, r *record, why report.Reason) (uint32, *rec
 	if !s.goesOnLater(r, why) || s.table.Len() == s.table.Max() {
 		return slot, r, false
 	}
+	s.shorten(r, s.repeats(r))
 	s.other = s.table.Tuple(slot)
 	s.table.Unlink(slot)
 	to, ok := s.table.Insert(&s.other)
@@ -63,6 +64,7 @@ func (s *shard) suspendHere(slot uint32, r *record, why report.Reason) bool {
 	if !s.goesOnLater(r, why) {
 		return false
 	}
+	s.shorten(r, s.repeats(r))
 	s.book.Suspend(why)
 	r.sent = report.Count{}
 	s.wait(slot, r, why)
@@ -85,15 +87,16 @@ func (s *shard) goesOnLater(r *record, why report.Reason) bool {
 	default:
 		return false
 	}
+	all := r.pro.open && s.repeats(r) == int(r.pro.size)
 	switch r.proto {
 	case protoHTTP1, protoRedis:
 		return true
 	case protoTLS:
 		return false
 	case protoHTTP2:
-		return r.pro.open
+		return all
 	default:
-		return r.pro.open || !s.skip
+		return all || !s.skip
 	}
 }
 

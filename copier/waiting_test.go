@@ -321,6 +321,7 @@ func TestAdoptedWaitForTheGreeting(t *testing.T) {
 func TestPrologueBudget(t *testing.T) {
 	b := newBench(t)
 	b.prologues = newPrologues(4 * chunkCost)
+	b.lane.full = true
 	var conns []*conn
 	for n := range 6 {
 		c := caller(n)
@@ -331,7 +332,7 @@ func TestPrologueBudget(t *testing.T) {
 	if got := b.book.Flows.PrologueFull; got != 2 || b.chunks() != 4 {
 		t.Errorf("%d flows found no room, %d chunks", got, b.chunks())
 	}
-	b.lane.crash()
+	b.lane.full = false
 	for n, c := range conns {
 		b.does(c, "next", 5)
 		want := fmt.Sprintf("hello %d\r\nnext", n)

@@ -18,24 +18,27 @@ const howCount = frame.NumCloseHow
 // A Book holds the responder's counters. Bytes of sessions that are still open
 // are in Delivered and Absorbed, those dropped are counted when a session ends.
 type Book struct {
-	Opened, Established uint64
-	Closed              Hows
-	Parted              Hows   // connections that ended before their client did, and were to be followed by another
-	Reconnects          uint64 // those that were followed by another
-	Resent              uint64 // turns written to two of them
-	GapBytes            uint64 // of DroppedBytes, lost between two of them
-	DialErrors          uint64
-	Delivered, Absorbed uint64 // bytes
-	DroppedBytes        uint64
-	DeliveredSegments   uint64
-	DroppedSegments     uint64
-	Turns, HeldMax      uint64
-	Settled             uint64 // turns released by the settle time
-	HeadersReturned     uint64
-	HeadersDropped      uint64
-	Queued              int // bytes that wait for targets
-	Gate                Gates
-	Copies              CopyBook
+	Opened            uint64   `json:"opened"`
+	Established       uint64   `json:"established"`
+	Closed            Hows     `json:"closed"`
+	Parted            Hows     `json:"parted"`     // connections that ended before their client did, and were to be followed by another
+	Reconnects        uint64   `json:"reconnects"` // those that were followed by another
+	Resent            uint64   `json:"resent"`     // turns written to two of them
+	GapBytes          uint64   `json:"gap_bytes"`  // of DroppedBytes, lost between two of them
+	DialErrors        uint64   `json:"dial_errors"`
+	Delivered         uint64   `json:"delivered"` // bytes
+	Absorbed          uint64   `json:"absorbed"`
+	DroppedBytes      uint64   `json:"dropped_bytes"`
+	DeliveredSegments uint64   `json:"delivered_segments"`
+	DroppedSegments   uint64   `json:"dropped_segments"`
+	Turns             uint64   `json:"turns"`
+	HeldMax           uint64   `json:"held_max"`
+	Settled           uint64   `json:"settled"` // turns released by the settle time
+	HeadersReturned   uint64   `json:"headers_returned"`
+	HeadersDropped    uint64   `json:"headers_dropped"`
+	Queued            int      `json:"queued"` // bytes that wait for targets
+	Gate              Gates    `json:"gate"`
+	Copies            CopyBook `json:"copies"`
 }
 
 // Hows counts sessions by frame.CloseHow.
@@ -109,16 +112,19 @@ func (b *Book) add(o *Book) {
 // A Summary is all that the status shows.
 type Summary struct {
 	Book
-	Copiers int
-	Open    int64 // sessions
-	Net     netstack.Stats
+	Copiers int            `json:"copiers"`
+	Open    int64          `json:"open"` // sessions
+	Net     netstack.Stats `json:"net"`
 
 	// Client data that lanes brought, and the part of it that is of no session, or
 	// behind its account.
-	Received, ReceivedSegments        uint64
-	Strays, StrayBytes, StraySegments uint64
+	Received         uint64 `json:"received"`
+	ReceivedSegments uint64 `json:"received_segments"`
+	Strays           uint64 `json:"strays"`
+	StrayBytes       uint64 `json:"stray_bytes"`
+	StraySegments    uint64 `json:"stray_segments"`
 
-	Sums []string // of the final summary: those that do not add up
+	Sums []string `json:"sums"` // of the final summary: those that do not add up
 }
 
 // check names the sums that do not add up. All sessions must be over.

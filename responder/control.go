@@ -16,20 +16,21 @@ import (
 type Status struct {
 	Summary
 
-	Paused          bool    // no sessions are taken
-	RateConnections float64 // by the second, 0: no limit
-	RateBytes       float64
-	Connected       []CopierStatus
+	Paused          bool           `json:"paused"`           // no sessions are taken
+	RateConnections float64        `json:"rate_connections"` // by the second, 0: no limit
+	RateBytes       float64        `json:"rate_bytes"`
+	Connected       []CopierStatus `json:"connected"`
 }
 
 // A CopierStatus is what one copier has, and has had since it connected.
 type CopierStatus struct {
-	Name, Remote string
-	Connected    time.Time
-	Sessions     int64 // now, copies not counted
-	Delivered    uint64
-	Absorbed     uint64
-	Copies       CopyBook
+	Name      string    `json:"name"`
+	Remote    string    `json:"remote"`
+	Connected time.Time `json:"connected"`
+	Sessions  int64     `json:"sessions"` // now, copies not counted
+	Delivered uint64    `json:"delivered"`
+	Absorbed  uint64    `json:"absorbed"`
+	Copies    CopyBook  `json:"copies"`
 }
 
 // listen opens the control socket, if there is to be one. quit ends the responder.

@@ -10,13 +10,18 @@ import (
 // A CopyBook counts the copies of flows: the sessions beside each flow's own. What
 // was given to one that is open is neither delivered nor dropped yet.
 type CopyBook struct {
-	Opened, Established, Open uint64 // opened: asked for
-	Closed                    Hows
+	Opened      uint64 `json:"opened"` // opened: asked for
+	Established uint64 `json:"established"`
+	Open        uint64 `json:"open"`
+	Closed      Hows   `json:"closed"`
 
-	GivenBytes, GivenSegments         uint64
-	DeliveredBytes, DeliveredSegments uint64
-	DroppedBytes, DroppedSegments     uint64
-	AnswerBytes                       uint64
+	GivenBytes        uint64 `json:"given_bytes"`
+	GivenSegments     uint64 `json:"given_segments"`
+	DeliveredBytes    uint64 `json:"delivered_bytes"`
+	DeliveredSegments uint64 `json:"delivered_segments"`
+	DroppedBytes      uint64 `json:"dropped_bytes"`
+	DroppedSegments   uint64 `json:"dropped_segments"`
+	AnswerBytes       uint64 `json:"answer_bytes"`
 }
 
 // add adds o, which may hold differences.

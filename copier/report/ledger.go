@@ -175,6 +175,17 @@ type Ledger struct {
 	Stuck    uint64 // times that it went on though the target moved nothing
 
 	BadReturns uint64 // frames from the responder that make no sense here
+
+	// early is what Moved says of sessions that have no account yet, as good as
+	// delivered: a status shows it, no sum contains it. It may be short of, or beyond
+	// the truth for as long as a Moved frame and an account are on their way.
+	early int64
+}
+
+// Progress counts what the responder says it is done with.
+func (l *Ledger) Progress(m *frame.Moved) {
+	l.Moved.Plus(Count{m.Segments, m.Bytes})
+	l.early += int64(m.Bytes)
 }
 
 // Open counts a session that is opened.
@@ -251,6 +262,7 @@ func (l *Ledger) Settle(c *frame.Closed, sent Count) {
 	dropped, gap := Count{c.DroppedSegments, c.DroppedBytes}, Count{c.GapSegments, c.GapBytes}
 	l.Sessions.Open--
 	l.Sessions.Closed[h]++
+	l.early -= int64(delivered.Bytes + dropped.Bytes)
 	l.Sent.InFlight.Minus(sent)
 	l.Sent.Delivered.Plus(delivered)
 	l.Sent.Dropped[h].Plus(dropped)
@@ -275,6 +287,7 @@ func (l *Ledger) Settle(c *frame.Closed, sent Count) {
 func (l *Ledger) Lose(sent Count) {
 	l.Sessions.Open--
 	l.Sessions.Lost++
+	l.early = 0 // sessions are lost with their lane, all of them
 	l.Sent.InFlight.Minus(sent)
 	l.Sent.TunnelLost.Plus(sent)
 }
@@ -305,6 +318,7 @@ func (l *Ledger) Add(o *Ledger) {
 	l.RecordDropped += o.RecordDropped
 	l.RecordLeft += o.RecordLeft
 	l.Moved.Plus(o.Moved)
+	l.early += o.early
 	l.Schedule.add(&o.Schedule)
 	l.Stuck += o.Stuck
 	l.BadReturns += o.BadReturns

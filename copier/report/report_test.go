@@ -208,6 +208,22 @@ func TestHeadline(t *testing.T) {
 		{"what is under way counts as nothing", func(l *Ledger) {
 			l.Client.Captured.Bytes, l.Sent.Delivered.Bytes, l.Sent.InFlight.Bytes = 1000, 500, 500
 		}, "copied 100.00 %"},
+		{"what a session that lives on has delivered", func(l *Ledger) {
+			l.Client.Captured.Bytes, l.Sent.InFlight.Bytes = 1000, 1000
+			l.Progress(&frame.Moved{Bytes: 900})
+		}, "copied 100.00 %"},
+		{"an account tells again what was told", func(l *Ledger) {
+			l.Client.Captured.Bytes, l.Sent.InFlight.Bytes = 1000, 1000
+			l.Sessions.Open = 2
+			l.Progress(&frame.Moved{Bytes: 600})
+			l.Settle(&frame.Closed{How: frame.ClosedTimeout, DeliveredBytes: 300, DroppedBytes: 200}, Count{Bytes: 500})
+		}, "copied 66.66 %, 33.34 % target_timeout"},
+		{"what a lost session had delivered", func(l *Ledger) {
+			l.Client.Captured.Bytes, l.Sent.InFlight.Bytes = 1000, 1000
+			l.Sessions.Open = 1
+			l.Progress(&frame.Moved{Bytes: 600})
+			l.Lose(Count{Bytes: 500})
+		}, "copied 0.00 %, 100.00 % tunnel_lost_on_the_way"},
 		{"known bytes are no loss", func(l *Ledger) {
 			l.Client.Captured.Bytes, l.Sent.Delivered.Bytes, l.Client.Retransmitted.Bytes = 1000, 800, 200
 		}, "copied 100.00 %"},

@@ -121,10 +121,11 @@ func (l *Ledger) Losses() []Loss {
 // accepted, or nobody wanted, not at all. ok is false as long as there is nothing to speak of.
 func (l *Ledger) Copied() (delivered, of uint64, ok bool) {
 	c := &l.Client
-	of = c.Captured.Bytes + c.Prologue.Bytes + c.Missing - c.Retransmitted.Bytes - c.Duplicate.Bytes - c.Stored.Bytes - l.Sent.InFlight.Bytes -
+	early := min(uint64(max(l.early, 0)), l.Sent.InFlight.Bytes)
+	of = c.Captured.Bytes + c.Prologue.Bytes + c.Missing - c.Retransmitted.Bytes - c.Duplicate.Bytes - c.Stored.Bytes - (l.Sent.InFlight.Bytes - early) -
 		c.Dropped[NeverEstablished].Bytes - c.Dropped[SampledOut].Bytes - c.Dropped[HTTPUnselected].Bytes +
 		c.Rewritten.Added.Bytes - c.Rewritten.Removed.Bytes
-	return l.Sent.Delivered.Bytes, of, of > 0
+	return l.Sent.Delivered.Bytes + early, of, of > 0
 }
 
 // Headline says in one line how much was copied and what was not, and why.

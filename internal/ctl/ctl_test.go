@@ -195,3 +195,43 @@ func TestServeSurvivesNonsense(t *testing.T) {
 		}
 	}
 }
+
+// Whoever wants to stop a command must not wait for those who only hold the line.
+func TestIdleClientsAreHurriedWhenOthersWait(t *testing.T) {
+	path := socket(t)
+	serve(t, path, echo())
+	for range 3 * maxConns {
+		conn, err := net.Dial("unix", path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer func() { _ = conn.Close() }()
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), patience) // of the first sixteen alone
+	defer cancel()
+	if _, err := Call(ctx, path, "echo", "stop"); err != nil {
+		t.Error(err)
+	}
+}
+
+// A server that turns a client away may have gone before the client has asked.
+func TestRefusalIsRead(t *testing.T) {
+	path := socket(t)
+	l, err := net.Listen("unix", path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = l.Close() }()
+	go func() {
+		conn, err := l.Accept()
+		if err != nil {
+			return
+		}
+		_ = write(conn, response{Error: "user 65534 may not control this process"})
+		_ = conn.Close()
+	}()
+	// So much does not fit into the socket: the write fails.
+	if _, err := Call(t.Context(), path, "echo", strings.Repeat("x", 1<<20)); err == nil || !strings.Contains(err.Error(), "user 65534") {
+		t.Errorf("error %v", err)
+	}
+}

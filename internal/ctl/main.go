@@ -97,11 +97,12 @@ func Call(ctx context.Context, path, op string, args ...string) (json.RawMessage
 	if err != nil {
 		return nil, err
 	}
-	if _, err := conn.Write(append(b, '\n')); err != nil {
-		return nil, fmt.Errorf("control socket: %w", err)
-	}
+	_, unsent := conn.Write(append(b, '\n'))
 	var r response
-	line, err := bufio.NewReader(conn).ReadBytes('\n')
+	line, err := bufio.NewReader(conn).ReadBytes('\n') // a refusal comes unasked, and breaks the write
+	if err != nil && unsent != nil {
+		err = unsent
+	}
 	if err == nil {
 		err = json.Unmarshal(line, &r)
 	}

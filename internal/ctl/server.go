@@ -20,9 +20,10 @@ import (
 
 // Bounds of a server.
 const (
-	maxLine  = 64 << 10         // of a request or response
-	maxConns = 16               // further ones wait in the kernel's queue
-	patience = 10 * time.Second // with a client that says nothing, or does not read
+	maxLine  = 64 << 10               // of a request or response
+	maxConns = 16                     // further ones wait in the kernel's queue
+	patience = 10 * time.Second       // with a client that says nothing, or does not read
+	hurry    = 500 * time.Millisecond // the same while others wait
 )
 
 // A Server answers at a socket.
@@ -37,9 +38,10 @@ type Server struct {
 
 	doing sync.Mutex // held while an operation runs
 
-	mu     sync.Mutex
-	conns  map[net.Conn]struct{} // mu
-	closed bool                  // mu
+	mu      sync.Mutex
+	conns   map[net.Conn]bool // mu; whether it was hurried
+	closed  bool              // mu
+	crowded bool              // mu; all room is taken
 }
 
 // Listen opens the socket at path, for its owner alone. A socket that a process
@@ -50,7 +52,7 @@ func Listen(ctx context.Context, path string, table Table, log *slog.Logger) (*S
 	if err != nil {
 		return nil, fmt.Errorf("control socket %s: %w", path, err)
 	}
-	s := &Server{table: table, log: log, l: l, room: make(chan struct{}, maxConns), conns: make(map[net.Conn]struct{})}
+	s := &Server{table: table, log: log, l: l, room: make(chan struct{}, maxConns), conns: make(map[net.Conn]bool)}
 	// Operations go on while the command is being told to end.
 	s.ctx, s.stop = context.WithCancel(context.WithoutCancel(ctx))
 	s.done.Go(s.accept)
@@ -108,8 +110,15 @@ func (s *Server) accept() {
 	for {
 		select {
 		case s.room <- struct{}{}:
-		case <-s.ctx.Done():
-			return
+		default:
+			// The next one may be waiting already, and may want to stop the command.
+			s.crowd(true)
+			select {
+			case s.room <- struct{}{}:
+				s.crowd(false)
+			case <-s.ctx.Done():
+				return
+			}
 		}
 		conn, err := s.l.AcceptUnix()
 		if err != nil {
@@ -128,6 +137,21 @@ func (s *Server) accept() {
 	}
 }
 
+// crowd says whether others wait for room: then idle clients have less time.
+func (s *Server) crowd(waits bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.crowded = waits; !waits || s.closed {
+		return
+	}
+	for conn, hurried := range s.conns {
+		if !hurried {
+			s.conns[conn] = true
+			_ = conn.SetReadDeadline(time.Now().Add(hurry))
+		}
+	}
+}
+
 // enter notes a connection, so that Close can end it, and reports false when the
 // server is closed.
 func (s *Server) enter(conn net.Conn) bool {
@@ -137,7 +161,7 @@ func (s *Server) enter(conn net.Conn) bool {
 		_ = conn.Close()
 		return false
 	}
-	s.conns[conn] = struct{}{}
+	s.conns[conn] = false
 	return true
 }
 
@@ -181,7 +205,12 @@ func (s *Server) serve(conn *net.UnixConn) {
 func (s *Server) wait(conn net.Conn) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return !s.closed && conn.SetReadDeadline(time.Now().Add(patience)) == nil
+	limit := patience
+	if s.crowded {
+		limit = hurry
+	}
+	s.conns[conn] = s.crowded
+	return !s.closed && conn.SetReadDeadline(time.Now().Add(limit)) == nil
 }
 
 func (s *Server) answer(r request) response {

@@ -91,7 +91,10 @@ func (s *scene) sameGuests(online, target *doorman) {
 // addressBooks is what the responder's report says of clients' addresses.
 func (s *scene) addressBooks() (moved, pooled uint64) {
 	s.t.Helper()
-	var books struct{ TuplesMoved, TuplesPooled uint64 }
+	var books struct {
+		TuplesMoved  uint64 `json:"tuples_moved"`
+		TuplesPooled uint64 `json:"tuples_pooled"`
+	}
 	s.responderBooks(&books)
 	return books.TuplesMoved, books.TuplesPooled
 }

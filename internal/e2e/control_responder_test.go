@@ -35,7 +35,7 @@ func TestOrdersToTheResponder(t *testing.T) {
 		Closed              map[string]uint64
 		Open                int64
 		Paused              bool
-		RateBytes           float64
+		RateBytes           float64 `json:"rate_bytes"`
 		Connected           []struct{ Name, Remote string }
 	}
 	until := func(what string, cond func() bool) {

@@ -26,9 +26,16 @@ const (
 
 func addSecond(t *testing.T, lab *testnet.Lab) *testnet.NS {
 	t.Helper()
-	ns := testnet.New(t, "second")
-	testnet.Link(t, lab.Router, "second0", "10.71.5.1/24", ns, "eth0", secondAddr+"/24")
-	if err := ns.Route("default", "10.71.5.1"); err != nil {
+	return addHost(t, lab, "second", 5)
+}
+
+// addHost adds a host to the lab, in its n-th subnet.
+func addHost(t *testing.T, lab *testnet.Lab, name string, n int) *testnet.NS {
+	t.Helper()
+	ns := testnet.New(t, name)
+	router := fmt.Sprintf("10.71.%d.1", n)
+	testnet.Link(t, lab.Router, fmt.Sprintf("more%d", n), router+"/24", ns, "eth0", fmt.Sprintf("10.71.%d.2/24", n))
+	if err := ns.Route("default", router); err != nil {
 		t.Fatal(err)
 	}
 	return ns

@@ -107,7 +107,9 @@ func TestTargetMeetsClientsDistance(t *testing.T) {
 			})
 			report := s.end(copier, responder)
 			s.exact(report, stats)
-			var books struct{ LineUnknown uint64 }
+			var books struct {
+				LineUnknown uint64 `json:"line_unknown"`
+			}
 			if settled := s.responderBooks(&books); settled > report.Answers.Turns/4 || report.Answers.HeldMax != 0 {
 				t.Errorf("of %d turns %d were released by the settle time, %d held to the end", report.Answers.Turns, settled, report.Answers.HeldMax)
 			}
@@ -137,7 +139,9 @@ func TestTargetBehindABadLine(t *testing.T) {
 	stats := s.make(traffic.Load{Name: "bad", Clients: 20, Rounds: 1, Requests: 5, Bodies: []int{10, 20_000}}, s.dialer(port))
 	s.same(online, target)
 	s.exact(s.end(copier, responder), stats)
-	var books struct{ LineLost, LineFull uint64 }
+	var books struct {
+		LineLost uint64 `json:"line_lost"`
+	}
 	s.responderBooks(&books)
 	if books.LineLost == 0 {
 		t.Error("no packet is counted as lost")

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Installs what the namespace tests and benchmarks drive: nginx and redis, tshark, and
-# the tools they look at the network with. Debian and Ubuntu only; elsewhere it
-# says what is missing. Does nothing when all is there.
+# Installs what the namespace tests and benchmarks drive: nginx and redis, the load
+# tools wrk and ab, tshark, and the tools they look at the network with. Debian and
+# Ubuntu only; elsewhere it says what is missing. Does nothing when all is there.
 #
 # The packages would make nginx and redis services of this machine. They are not
 # to: a policy-rc.d that says no is in place while they are installed, and they
@@ -12,6 +12,7 @@ set -euo pipefail
 declare -A package=(
 	[ip]=iproute2 [nsenter]=util-linux [setpriv]=util-linux [ethtool]=ethtool [nft]=nftables
 	[nginx]=nginx [redis-server]=redis-server [tcpdump]=tcpdump [zstd]=zstd [tshark]=tshark
+	[redis-cli]=redis-tools [redis-benchmark]=redis-tools [wrk]=wrk [ab]=apache2-utils [ss]=iproute2
 )
 PATH=$PATH:/usr/sbin:/sbin
 missing=() packages=()

@@ -55,7 +55,7 @@ func (s *Session) write(now int64, mayRelease bool) event {
 					return evHeld
 				}
 				s.pass(t, v, now)
-			case t.kind == turnData || t.kind == turnPing:
+			case t.kind == turnData || t.kind == turnPing || t.kind == turnPace:
 				return evHeld
 			}
 			s.turns.pop()
@@ -64,7 +64,7 @@ func (s *Session) write(now int64, mayRelease bool) event {
 				return evFinDue
 			case turnReset:
 				return evResetDue
-			case turnMark, turnData, turnPing:
+			case turnMark, turnData, turnPing, turnPace:
 				continue
 			}
 		}
@@ -95,6 +95,9 @@ func (s *Session) ask(now int64) verdict {
 	t := s.turns.at(0)
 	if s.free && t.kind <= turnData {
 		return answered
+	}
+	if t.kind == turnPace {
+		return s.gate.keepsUp(t.seen, s.pace.slack(), now, s.gateConfig(t))
 	}
 	v := s.gate.ask(t.seen, now, s.gateConfig(t))
 	if t.kind == turnFin && s.second && v != wait {
@@ -134,6 +137,10 @@ func (s *Session) gateConfig(t *turn) *Config {
 
 // pass lets t out of the gate.
 func (s *Session) pass(t turn, v verdict, now int64) {
+	if t.kind == turnPace {
+		s.pace.pass(s, t.seen, v)
+		return
+	}
 	if !s.free || t.kind > turnData {
 		s.gate.pass(t.seen, v, now, &s.shard.cfg)
 	}

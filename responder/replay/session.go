@@ -38,8 +38,9 @@ type Session struct {
 	sniffer  sniffer
 	free     bool     // the gate is off but for ends and pings
 	frees    GateNews // why the gate is about to go off
-	late     int      // turns that left by max-hold, one after the other
-	bound    bool     // what was agreed on ends with the connection: there is no other
+	pace     pace
+	late     int  // turns that left by max-hold, one after the other
+	bound    bool // what was agreed on ends with the connection: there is no other
 	lastSeen uint64
 	oneWay   oneWay
 	second   bool  // the client closed behind the online server
@@ -93,6 +94,7 @@ const (
 	turnMark turnKind = iota // no bytes, only what the client had seen
 	turnData
 	turnPing // data of HTTP/2 that waits for some answer
+	turnPace // data of HTTP/2 that waits until the target is not far behind
 	turnFin
 	turnReset
 )
@@ -162,8 +164,12 @@ func (s *Session) carries() bool {
 func (s *Session) note(d *frame.Data) {
 	s.bound = s.bound || s.received == 0 && d.Seen > s.lastSeen && d.Seen != SeenUnknown // the server speaks first
 	first := s.came.segments == 1 && s.received == 0
-	if gated := !s.sniffer.http2 || !s.free; gated && d.Seen > s.lastSeen || first && s.turns.len() == 0 {
+	paced := s.sniffer.http2 && s.free
+	if !paced && d.Seen > s.lastSeen || first && s.turns.len() == 0 {
 		s.turns.push(turn{start: s.received, seen: d.Seen, last: s.frees == GateHTTP2})
+	}
+	if paced && len(d.Payload) > 0 {
+		s.pace.note(s, d.Seen)
 	}
 	if d.Seen != SeenUnknown {
 		s.lastSeen = max(s.lastSeen, d.Seen)
@@ -174,7 +180,7 @@ func (s *Session) note(d *frame.Data) {
 	}
 	n := s.turns.len()
 	begins := n > 0 && s.turns.at(n-1).start == s.received
-	if begins {
+	if begins && s.turns.at(n-1).kind == turnMark {
 		s.turns.at(n - 1).kind = turnData
 	}
 	s.learn(d, begins)
