@@ -5,11 +5,12 @@ import (
 	"flowtwin/internal/pcap"
 )
 
-// Bounds of a sink: what waits for the disk is at most this much.
+// Bounds of a sink: what waits for the disk is at most 16 MiB, a pause of the disk
+// of a second and more.
 const (
 	chunkBytes = 256 << 10
-	chunks     = 16
-	handOver   = 64 << 10 // from here on a chunk is worth a write
+	chunks     = 64
+	handOver   = 64 << 10 // from here on a chunk is worth a write, while the disk keeps up
 )
 
 // A Sink takes the packets of one shard. It never waits: when all its chunks wait for
@@ -53,7 +54,7 @@ func (s *Sink) Add(p *capture.Packet) bool {
 		s.cur = s.cur[:0]
 	}
 	s.cur = pcap.AppendEnhanced(s.cur, uint32(p.Iface), p.Time, p.Data, p.WireLen)
-	if len(s.cur) >= handOver {
+	if len(s.cur) >= handOver && len(s.free) > chunks/2 {
 		s.Flush()
 	}
 	return true
