@@ -15,7 +15,7 @@ import (
 	"time"
 
 	"golang.org/x/net/http2"
-	"golang.org/x/net/http2/h2c"
+	"golang.org/x/net/http2/h2c" //nolint:staticcheck // net/http itself cannot be upgraded
 	"golang.org/x/net/http2/hpack"
 
 	"flowtwin/internal/e2e/rig"
@@ -54,7 +54,7 @@ func (s *scene) serveH2C(ns *testnet.NS, pause time.Duration) *h2cServer {
 	if err != nil {
 		s.t.Fatal(err)
 	}
-	srv := &http.Server{Handler: h2c.NewHandler(h, new(http2.Server)), ReadHeaderTimeout: time.Minute}
+	srv := &http.Server{Handler: h2c.NewHandler(h, new(http2.Server)), ReadHeaderTimeout: time.Minute} //nolint:staticcheck // as above
 	var done sync.WaitGroup
 	done.Go(func() { _ = srv.Serve(ln) })
 	s.t.Cleanup(func() { _ = srv.Close(); done.Wait() })
