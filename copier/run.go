@@ -218,6 +218,8 @@ func (c *copier) copy(ctx context.Context) (err error) {
 			c.drain(failed)
 		case <-c.over():
 			c.settle(ctx, failed)
+		case <-c.useless():
+			c.finish(failed)
 		case <-failed.Done():
 			c.finish(failed)
 		}

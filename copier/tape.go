@@ -131,6 +131,15 @@ func (c *copier) recorded(l *report.Ledger) *report.Recorded {
 	}
 }
 
+// useless is closed when there is nothing left to do: nothing is copied, and what is
+// recorded cannot be written.
+func (c *copier) useless() <-chan struct{} {
+	if c.recorder == nil || !c.cfg.Record.Alone {
+		return nil
+	}
+	return c.recorder.Broken()
+}
+
 // openAlone returns a copier that only records.
 func openAlone(cfg Config) (*copier, error) {
 	set, err := capture.Open(cfg.capture())

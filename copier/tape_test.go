@@ -5,6 +5,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -41,7 +42,7 @@ func recordFleet(t *testing.T, f *fleet) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		if err := r.Close(); err != nil {
+		if err := r.Close(); err != nil && !f.cfg.Record.Alone {
 			t.Error(err)
 		}
 	})
@@ -93,7 +94,7 @@ func TestEachConnectionIsRecordedOnce(t *testing.T) {
 					t.Error(err)
 				}
 				for i, r := range rigs {
-					sum := r.copier.summary()
+					sum := r.summary()
 					l := &sum.Ledger
 					if l.Recorded != tt.want[i] || i == 1 && l.RecordLeft != tt.left || (sum.Recorded != nil) != (i == 0 || l.Recorded > 0) {
 						t.Errorf("target %d: %d recorded, %d left; %+v", i, l.Recorded, l.RecordLeft, sum.Recorded)
@@ -105,4 +106,27 @@ func TestEachConnectionIsRecordedOnce(t *testing.T) {
 			})
 		})
 	}
+}
+
+// A copier that only records must not stay, and look as if it did, when it cannot.
+func TestRecordingAloneEndsWithItsDisk(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f, rigs, _ := newFleet(t, 1, false)
+		r := rigs[0]
+		recordFleet(t, f)
+		r.cfg.Record.Alone, f.cfg.Record.Every = true, 0
+		done := make(chan error, 1)
+		go func() { done <- f.run(t.Context()) }()
+		if err := os.RemoveAll(f.cfg.Record.Dir); err != nil {
+			t.Fatal(err)
+		}
+		c := newConn()
+		r.capture(c.handshake()...)
+		for range 100 { // more than a file holds
+			r.capture(c.data(strings.Repeat("x", 16<<10)))
+		}
+		if err := <-done; err != nil {
+			t.Error(err) // the recorder's own is told when it is closed
+		}
+	})
 }

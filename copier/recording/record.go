@@ -42,9 +42,10 @@ type Stats struct {
 
 // A Recorder writes what its sinks are given. Goroutine: one that writes.
 type Recorder struct {
-	cfg  Config
-	full chan batch
-	done sync.WaitGroup
+	cfg    Config
+	full   chan batch
+	done   sync.WaitGroup
+	broken chan struct{} // closed when failed
 
 	// Of the goroutine.
 	file   *os.File
@@ -72,7 +73,7 @@ func Open(cfg Config) (*Recorder, error) {
 	if err := os.MkdirAll(cfg.Dir, 0o700); err != nil {
 		return nil, fmt.Errorf("record: %w", err)
 	}
-	r := &Recorder{cfg: cfg, full: make(chan batch, cfg.Sinks*chunks+1)}
+	r := &Recorder{cfg: cfg, full: make(chan batch, cfg.Sinks*chunks+1), broken: make(chan struct{})}
 	if err := r.rotate(time.Now()); err != nil {
 		return nil, err
 	}
@@ -139,8 +140,12 @@ func (r *Recorder) fail(err error) {
 	r.cfg.Log.Error("recording has ended", "err", err)
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.err = fmt.Errorf("record: %w", err)
+	r.err = err
+	close(r.broken)
 }
+
+// Broken is closed when nothing more can be written.
+func (r *Recorder) Broken() <-chan struct{} { return r.broken }
 
 // count returns the number of blocks in b.
 func count(b []byte) (n uint64) {
@@ -165,7 +170,7 @@ func (r *Recorder) write(b []byte, now time.Time) error {
 		r.size += int64(n)
 		if err != nil {
 			// Of a full disk. Readers stumble over a packet that is cut.
-			return errors.Join(err, r.file.Truncate(size))
+			return errors.Join(fmt.Errorf("record: %w", err), r.file.Truncate(size))
 		}
 	}
 	return nil
@@ -190,10 +195,11 @@ func (r *Recorder) number(b []byte) {
 // rotate closes the file and begins the next one, once there is room for it.
 func (r *Recorder) rotate(now time.Time) error {
 	if r.file != nil {
-		if err := r.file.Close(); err != nil {
-			return err
-		}
+		err := r.file.Close()
 		r.file = nil
+		if err != nil {
+			return fmt.Errorf("record: %w", err)
+		}
 	}
 	if err := r.makeRoom(); err != nil {
 		return err
