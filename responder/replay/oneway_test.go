@@ -158,3 +158,44 @@ func TestTargetIsMetAgainHoweverLate(t *testing.T) {
 	r.s.News(r.now)
 	r.want("Sending", "three")
 }
+
+func TestFirstTurnOfUnknownSeen(t *testing.T) {
+	r := connected(t, Config{})
+	r.s.Data(&frame.Data{Seen: SeenUnknown, Time: r.now, Payload: []byte("one")}, r.now)
+	r.want("Sending", "one")
+	if r.s.bound {
+		t.Error("bound to its connection")
+	}
+}
+
+// Where it is not known what the client had seen, a turn that begins another
+// connection waits for nothing either: nothing was asked there yet.
+func TestReconnectWithUnknownSeen(t *testing.T) {
+	for name, held := range map[string]bool{"comes later": false, "was held": true} {
+		t.Run(name, func(t *testing.T) {
+			r := again(t, Config{}, accepting(t))
+			r.turn(0, "one")
+			r.answer(10)
+			r.turn(10, "two")
+			r.ack()
+			two := func() { r.s.Data(&frame.Data{Seen: SeenUnknown, Time: r.now, Payload: []byte("three")}, r.now) }
+			if held {
+				two()
+				r.want("Holding", "onetwo")
+				r.conn.answers = 1
+			}
+			first := r.conn
+			first.fin = true
+			r.s.News(r.now)
+			if !held {
+				r.answer(1)
+				two()
+			}
+			r.finishes(first)
+			r.s.News(r.now)
+			if !strings.HasSuffix(string(r.conn.got), "three") || r.s.State() != "Sending" {
+				t.Errorf("%s, target has %q", r.s.State(), r.conn.got)
+			}
+		})
+	}
+}

@@ -186,7 +186,11 @@ func (s *Session) redial(now int64) event {
 	s.progress, s.yields = now, 0
 	seen := s.gate.seen
 	for i := 0; i < s.turns.len() && s.turns.at(i).start == s.written; i++ {
-		seen = max(seen, s.turns.at(i).seen)
+		t := s.turns.at(i)
+		if t.seen == SeenUnknown { // whatever it was, nothing is to be answered here
+			t.seen = seen
+		}
+		seen = max(seen, t.seen)
 	}
 	s.gate.restart(seen)
 	if s.conn = s.shard.listener.Redial(s); s.conn == nil {
@@ -199,20 +203,20 @@ func (s *Session) redial(now int64) event {
 // of a turn that may go to another connection. If not, it is lost.
 func (s *Session) resumes(d *frame.Data, now int64) bool {
 	c := &s.comeback
-	begins := d.Seen > s.lastSeen || s.marked || s.came.segments == 1 || s.oneWay.begins(d) && s.gate.absorbed == 0
+	grew := d.Seen > s.lastSeen
+	begins := grew || s.marked || s.came.segments == 1 || s.oneWay.begins(d) && s.gate.absorbed == 0
+	s.marked = begins && len(d.Payload) == 0
+	if begins && !s.marked && now >= c.notBefore {
+		if c.skipping = false; !grew { // else it is noted as one
+			s.turns.push(turn{start: s.received, seen: d.Seen})
+		}
+		return true
+	}
 	if d.Seen != SeenUnknown {
 		s.lastSeen = max(s.lastSeen, d.Seen)
 	}
-	if s.marked = begins && len(d.Payload) == 0; s.marked {
-		return false
-	}
-	if !begins || now < c.notBefore {
-		c.lost.add(len(d.Payload))
-		return false
-	}
-	c.skipping = false
-	s.turns.push(turn{start: s.received, seen: d.Seen})
-	return true
+	c.lost.add(len(d.Payload))
+	return false
 }
 
 // A oneWay is a client that nobody answers, as far as is known.

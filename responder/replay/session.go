@@ -166,7 +166,11 @@ func (s *Session) note(d *frame.Data) {
 	first := s.came.segments == 1 && s.received == 0
 	paced := s.sniffer.http2 && s.free
 	if !paced && d.Seen > s.lastSeen || first && s.turns.len() == 0 {
-		s.turns.push(turn{start: s.received, seen: d.Seen, last: s.frees == GateHTTP2})
+		t := turn{start: s.received, seen: d.Seen, last: s.frees == GateHTTP2}
+		if s.received == 0 && t.seen == SeenUnknown {
+			t.seen = s.lastSeen // whatever it was, nothing was asked here before
+		}
+		s.turns.push(t)
 	}
 	if paced && len(d.Payload) > 0 {
 		s.pace.note(s, d.Seen)
