@@ -54,6 +54,8 @@ const (
 	// stuck is how long the target may move nothing at all until a player goes on
 	// without it: it is silent on connections that it has accepted.
 	stuck = 10 * time.Second
+	// longPause is what somebody who looks on wants to be told of.
+	longPause = time.Minute
 )
 
 // A player is the source of a shard that replays a recording. Unlike a ring, it
@@ -89,6 +91,9 @@ type player struct {
 	since    time.Time
 	nap      time.Duration
 
+	told      int64                    // elapsed when a pause was told, and 1
+	tellPause func(left time.Duration) // says that nothing is due for so long
+
 	loops    int
 	played   atomic.Int64  // recorded time, for the status
 	unplayed atomic.Uint64 // packets that were in the block when it was ended
@@ -98,6 +103,7 @@ func newPlayer(feed *offline.Feed, r *Replay) *player {
 	p := &player{
 		feed: feed, pace: r.Pace, speed: r.Speed, gap: int64(r.MaxGap), lead: leadFor(r.Pace), loops: r.Loops,
 		over: make(chan struct{}), woken: make(chan struct{}, 1), waits: time.NewTimer(time.Hour),
+		tellPause: func(time.Duration) {},
 	}
 	if p.speed == 0 {
 		p.speed = 1
@@ -130,6 +136,10 @@ func (p *player) Next(timeout time.Duration) (bool, error) {
 		p.started, p.start = true, p.now
 	}
 	if early := p.due() - p.now; early > 0 {
+		if early > int64(longPause) && p.told != p.elapsed+1 {
+			p.told = p.elapsed + 1
+			p.tellPause(time.Duration(early))
+		}
 		p.wait(min(timeout, time.Duration(early)))
 		return false, nil
 	}

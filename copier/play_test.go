@@ -292,6 +292,24 @@ func TestPlayerGoesOnWithoutTheTarget(t *testing.T) {
 	})
 }
 
+// Who looks on is told once why nothing happens, as for a night between two files.
+func TestLongPauseIsTold(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newConn()
+		k := taken(0, append(c.handshake(), c.data("a"), c.answer(5))...)
+		k = append(k, taken(30*time.Second, c.data("b"), c.answer(5))...)
+		k = append(k, taken(9*time.Hour, c.data("c"), c.answer(5))...)
+		g := newStage(t, Replay{Speed: 2}, k)
+		var told []time.Duration
+		g.p.tellPause = func(left time.Duration) { told = append(told, left.Round(time.Second)) }
+		g.start()
+		g.finish()
+		if want := 4*time.Hour + 29*time.Minute + 45*time.Second; len(told) != 1 || told[0] != want {
+			t.Errorf("told %v, want %v once", told, want)
+		}
+	})
+}
+
 // Ended before its time, a replay says what it has not played.
 func TestReplayIsEnded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

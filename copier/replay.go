@@ -68,6 +68,9 @@ func openReplay(cfg Config, client *tunnel.Client) (*copier, error) {
 	c.close = closeInput
 	c.addPlayer(newPlayer(feed, cfg.Replay), client.Lane(0))
 	client.Lane(0).SetWake(c.player.Wake)
+	c.player.tellPause = func(left time.Duration) {
+		cfg.Log.Info("the recording pauses; --max-gap shortens pauses", "left", left.Round(time.Second))
+	}
 	c.tellLocked(nil)
 	c.tellStart([]string{strings.Join(cfg.Replay.Files, ", ")})
 	return c, nil

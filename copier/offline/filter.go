@@ -108,8 +108,13 @@ func (p *parser) primitive() (Filter, error) {
 	}
 	side, _ := p.accept("src", "dst")
 	kind, ok := p.accept("host", "net", "portrange", "port")
-	if !ok || len(p.words) == 0 {
-		return nil, fmt.Errorf("%q: host, net, port or portrange with a value is expected", strings.Join(append([]string{side, kind}, p.words...), " "))
+	switch {
+	case !ok && len(p.words) == 0:
+		return nil, fmt.Errorf("it ends where host, net, port or portrange is expected")
+	case !ok:
+		return nil, fmt.Errorf("%q: host, net, port or portrange is expected", strings.Join(p.words, " "))
+	case len(p.words) == 0:
+		return nil, fmt.Errorf("%s needs a value behind it", kind)
 	}
 	value := p.words[0]
 	p.words = p.words[1:]
