@@ -88,7 +88,11 @@ func (s *socket) setFilter(raw []bpf.RawInstruction) error {
 		f[i] = unix.SockFilter{Code: r.Op, Jt: r.Jt, Jf: r.Jf, K: r.K}
 	}
 	prog := unix.SockFprog{Len: uint16(len(f)), Filter: &f[0]}
-	if err := unix.SetsockoptSockFprog(s.fd, unix.SOL_SOCKET, unix.SO_ATTACH_FILTER, &prog); err != nil {
+	err := unix.SetsockoptSockFprog(s.fd, unix.SOL_SOCKET, unix.SO_ATTACH_FILTER, &prog)
+	if errors.Is(err, unix.ENOMEM) {
+		return fmt.Errorf("capture: filter of %d instructions: more than a socket's memory holds: raise net.core.optmem_max (sysctl) to 131072, or give fewer maps: %w", len(f), err)
+	}
+	if err != nil {
 		return fmt.Errorf("capture: filter of %d instructions: %w", len(f), err)
 	}
 	return nil
