@@ -99,6 +99,9 @@ func (s *Session) ask(now int64) verdict {
 	if t.kind == turnPace {
 		return s.gate.keepsUp(t.seen, s.pace.slack(), now, s.gateConfig(t))
 	}
+	if t.kind == turnPing && s.fed(t) {
+		return answered
+	}
 	v := s.gate.ask(t.seen, now, s.gateConfig(t))
 	if t.kind == turnFin && s.second && v != wait {
 		return s.yield(v, now)
@@ -141,11 +144,16 @@ func (s *Session) pass(t turn, v verdict, now int64) {
 		s.pace.pass(s, t.seen, v)
 		return
 	}
-	if !s.free || t.kind > turnData {
+	if t.kind == turnPing && s.fed(&t) {
+		s.gate.since = 0 // what it is behind by stays owed
+	} else if !s.free || t.kind > turnData {
 		s.gate.pass(t.seen, v, now, &s.shard.cfg)
 	}
 	if t.last {
 		s.setFree(s.frees)
+	}
+	if t.last || t.kind == turnPing {
+		s.pinged = s.gate.absorbed
 	}
 	if t.kind != turnData {
 		return
@@ -176,7 +184,7 @@ func (s *Session) writeSome(limit uint64, now int64) (full bool, err error) {
 	if n > 0 {
 		s.progress = now
 		s.written += uint64(n)
-		s.keep(b[:n])
+		s.keep(b[:n], now)
 		if queued {
 			s.queue.pop(&s.shard.pool, n)
 		} else {

@@ -199,3 +199,17 @@ func TestReconnectWithUnknownSeen(t *testing.T) {
 		})
 	}
 }
+
+// What a client that nobody answers has sent is not kept for good.
+func TestOneWayStreamIsNotKept(t *testing.T) {
+	r := again(t, Config{})
+	r.turn(0, "line\n")
+	if r.sh.Queued() == 0 {
+		t.Error("the first line is not kept")
+	}
+	r.pass(2 * time.Second)
+	r.turn(0, "line\n")
+	if n := r.sh.Queued(); n != 0 {
+		t.Errorf("%d bytes are kept", n)
+	}
+}

@@ -75,3 +75,27 @@ func TestTargetIsNotAskedForMoreAndMore(t *testing.T) {
 		})
 	}
 }
+
+// Each ping must leave as soon as the target will not mind it: held until its answers
+// are as long as online, or until it is quiet, a busy target whose answers are shorter
+// would fall behind without end. And pace goes on.
+func TestPingsAreNotHeldForShortAnswers(t *testing.T) {
+	const request = "\x00\x00\x08\x06\x00\x00\x00\x00\x00pingping\x00\x00\x02\x00\x00\x00\x00\x00\x01ab"
+	r := connected(t, Config{})
+	r.turn(0, preface)
+	r.answer(30)
+	r.turn(30, "\x00\x00\x00\x04\x01\x00\x00\x00\x00")
+	r.answer(100)
+	for n := range 20 {
+		r.turn(100, request)
+		if r.s.State() != "Sending" {
+			t.Fatalf("request %d: %s", n, r.s.State())
+		}
+		r.answer(70)
+		r.pass(time.Millisecond)
+	}
+	r.turn(10*paceSlack, request)
+	if r.s.State() != "Holding" {
+		t.Errorf("far behind: %s", r.s.State())
+	}
+}

@@ -25,8 +25,9 @@ import (
 const (
 	// preface is what a client of HTTP/2 begins with (RFC 9113, 3.4).
 	preface = "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
-	// frameHead is the length of a frame's header there, typePing and flagAck are of it.
+	// frameHead is the length of a frame's header there, the types and flagAck are of it.
 	frameHead = 9
+	typeData  = 0
 	typePing  = 6
 	flagAck   = 1
 	// maxHead is how far into a request an Upgrade field is looked for.
@@ -54,9 +55,11 @@ type sniffer struct {
 	tls     bool
 	upgrade bool // the turn under way asks for another protocol
 
-	have uint8 // bytes of head
-	head [frameHead]byte
-	left int // bytes of the HTTP/2 frame under way
+	have  uint8 // bytes of head
+	head  [frameHead]byte
+	left  int    // bytes of the HTTP/2 frame under way
+	datas uint32 // DATA frames since the last PING
+	fed   uint32 // those between the last PING and the one before
 }
 
 // look takes a client's next bytes. It reports whether a PING begins among them.
@@ -97,7 +100,15 @@ func (f *sniffer) pings(p []byte) (ping bool) {
 		if f.have == frameHead {
 			f.have = 0
 			f.left = int(f.head[0])<<16 | int(f.head[1])<<8 | int(f.head[2])
-			ping = ping || f.head[3] == typePing && f.head[4]&flagAck == 0
+			switch {
+			case f.head[3] == typeData:
+				f.datas++
+			case f.head[3] == typePing && f.head[4]&flagAck == 0:
+				if !ping {
+					f.fed, f.datas = f.datas, 0
+				}
+				ping = true
+			}
 		}
 	}
 	return ping
@@ -157,11 +168,22 @@ func (s *Session) learn(d *frame.Data, begins bool) {
 	case f.http2 && !was:
 		s.bound, s.frees = true, GateHTTP2
 	case ping:
-		if !begins {
+		if !begins || s.turns.at(s.turns.len()-1).kind == turnPace {
 			s.turns.push(turn{start: s.received, seen: d.Seen})
 		}
-		s.turns.at(s.turns.len() - 1).kind = turnPing
+		t := s.turns.at(s.turns.len() - 1)
+		t.kind, t.datas = turnPing, f.fed
 	}
+}
+
+// fed reports whether the target has sent data since the last ping left, so that it
+// will not mind the one that t begins with. Only lengths are known of what it sent:
+// beyond pingOdds, and dataOdds for each frame with data that it was sent, it was not
+// only an acknowledgement, window updates, and pings of its own. Where packets are under
+// way for long, it may have sent them before the last ping came.
+func (s *Session) fed(t *turn) bool {
+	const pingOdds, dataOdds = 17 + 17, 13 + 13
+	return s.free && s.gate.slack == 0 && s.gate.absorbed-s.pinged > pingOdds+dataOdds*uint64(t.datas)
 }
 
 // setFree turns the gate off.

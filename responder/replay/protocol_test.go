@@ -68,6 +68,7 @@ func TestPings(t *testing.T) {
 // goes off too early lets the client speak before the target is ready.
 func TestGateGoesOffByItself(t *testing.T) {
 	const ping = "\x00\x00\x08\x06\x00\x00\x00\x00\x00pingping"
+	const data = "\x00\x00\x02\x00\x00\x00\x00\x00\x01ab"
 	upgrade := "GET /chat HTTP/1.1\r\nHost: h\r\nConnection: Upgrade\r\nupgrade: websocket\r\n\r\n"
 	for name, tt := range map[string]struct {
 		run  func(r *rig)
@@ -82,20 +83,26 @@ func TestGateGoesOffByItself(t *testing.T) {
 			r.turn(500, "b")
 			r.want("Sending", preface+"settings, acknowledged"+"ab")
 		}, []GateNews{GateHTTP2}},
-		"and a ping waits for the answers that its client had seen": {func(r *rig) {
+		"and a ping waits for data of the target": {func(r *rig) {
 			h2 := "\x00\x00\x00\x04\x01\x00\x00\x00\x00"
 			r.turn(0, preface)
 			r.answer(30)
 			r.turn(30, h2)
 			r.turn(500, h2)
+			r.turn(500, ping+data)
 			r.turn(500, ping)
 			r.turn(500, h2)
 			r.want("Holding", preface+h2+h2)
-			r.answer(500)
+			r.answer(17 + 17) // it might be an acknowledgement, and a ping of its own
 			r.pass(10 * DefaultSettle)
 			r.want("Holding", preface+h2+h2)
-			r.answer(500)
-			r.want("Sending", preface+h2+h2+ping+h2)
+			r.answer(1)
+			r.want("Holding", preface+h2+h2+ping+data)
+			r.answer(17 + 17 + 13 + 13) // and window updates for the data
+			r.pass(10 * DefaultSettle)
+			r.want("Holding", preface+h2+h2+ping+data)
+			r.answer(1)
+			r.want("Sending", preface+h2+h2+ping+data+ping+h2)
 		}, []GateNews{GateHTTP2}},
 		"WebSocket behind the answer": {func(r *rig) {
 			r.turn(0, upgrade)

@@ -103,9 +103,9 @@ func (s *Session) keepTurn(now int64) {
 }
 
 // keep keeps b, which was just written.
-func (s *Session) keep(b []byte) {
+func (s *Session) keep(b []byte, now int64) {
 	p := &s.shard.pool
-	if s.comeback.whole && (p.lent > p.budget/keepShare || !s.comeback.kept.push(p, keepBytes, b)) {
+	if s.comeback.whole && (s.keptLong(now) || p.lent > p.budget/keepShare || !s.comeback.kept.push(p, keepBytes, b)) {
 		s.forgetTurn()
 	}
 }
@@ -118,10 +118,12 @@ func (s *Session) forgetTurn() {
 	}
 }
 
+func (s *Session) keptLong(now int64) bool { return now-s.comeback.begun > keepFor+s.gate.slack }
+
 // loses looks, as the connection comes to its end, whether the target has had the
 // turn that is kept for long.
 func (s *Session) loses(now int64) {
-	if (s.state == sending || s.state == holding) && now-s.comeback.begun > keepFor+s.gate.slack {
+	if (s.state == sending || s.state == holding) && s.keptLong(now) {
 		s.forgetTurn()
 	}
 }

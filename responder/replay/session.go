@@ -39,8 +39,9 @@ type Session struct {
 	free     bool     // the gate is off but for ends and pings
 	frees    GateNews // why the gate is about to go off
 	pace     pace
-	late     int  // turns that left by max-hold, one after the other
-	bound    bool // what was agreed on ends with the connection: there is no other
+	pinged   uint64 // answer bytes when the last ping left
+	late     int    // turns that left by max-hold, one after the other
+	bound    bool   // what was agreed on ends with the connection: there is no other
 	lastSeen uint64
 	oneWay   oneWay
 	second   bool  // the client closed behind the online server
@@ -85,7 +86,8 @@ type turn struct {
 	start uint64 // stream offset that it begins at
 	seen  uint64 // what the client had seen by then
 	kind  turnKind
-	last  bool // the gate goes off behind it
+	last  bool   // the gate goes off behind it
+	datas uint32 // of a ping: DATA frames since the one before
 }
 
 type turnKind uint8
