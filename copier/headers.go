@@ -2,6 +2,7 @@ package copier
 
 import (
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"log/slog"
 	"os"
@@ -41,6 +42,7 @@ type headerFile struct {
 	written  uint64
 	dropped  uint64
 	finished error // why nothing is written any more
+	failed   error // the same where it is the disk
 
 	batch []byte // of the goroutine
 }
@@ -108,7 +110,10 @@ func (h *headerFile) write() {
 		}
 		err = fmt.Errorf("it has %d bytes", h.size)
 	} else {
+		// Readers stumble over a packet that is cut.
+		err = errors.Join(err, h.file.Truncate(h.size))
 		h.dropped += n
+		h.failed = err
 	}
 	h.finished = err
 	h.dropped += h.queued
@@ -142,7 +147,7 @@ func (h *headerFile) stats() *report.Headers {
 func (h *headerFile) close() error {
 	close(h.stop)
 	<-h.done
-	if err := h.file.Close(); err != nil {
+	if err := errors.Join(h.failed, h.file.Close()); err != nil {
 		return fmt.Errorf("record headers: %w", err)
 	}
 	return nil
