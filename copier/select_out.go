@@ -249,6 +249,7 @@ func (s *shard) enterSession(slot uint32, r *record, c *cut) bool {
 	if c.any {
 		r.less = int64(c.seen.mark)
 	}
+	c.seen.grew, c.seen.asked = false, false // what the last session was asked this one was not
 	return true
 }
 
