@@ -217,8 +217,10 @@ func (a *answers) usedByOther(s *netlink.Socket, target netip.AddrPort, own map[
 	return !ours && !peer.IsLoopback()
 }
 
-// close removes the rules; none follows.
-func (a *answers) close() error {
+// close removes the rules; none follows. When the device was lost they stay, as if we
+// had been killed: no reset has reached the sockets that the target has for us, and it
+// is by the rules that the next responder knows them from those of users.
+func (a *answers) close(lost bool) error {
 	if a.device == nil {
 		return nil
 	}
@@ -227,6 +229,9 @@ func (a *answers) close() error {
 	a.device.asking.Lock()
 	defer a.device.asking.Unlock()
 	a.closed = true
+	if lost {
+		return nil
+	}
 	var errs []error
 	for target, rule := range a.targets {
 		if err := a.device.netlink.RuleDel(rule); err != nil && !errors.Is(err, unix.ENOENT) {

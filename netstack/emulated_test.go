@@ -254,3 +254,41 @@ func TestLatePacketReachesNobody(t *testing.T) {
 		t.Error("the packet was shown to the stack")
 	}
 }
+
+// The resets of the end are not lost, whatever the line loses: nothing would end the
+// target's sockets afterwards.
+func TestEndIsNotLost(t *testing.T) {
+	const conns = 40
+	h := open(t, Config{Line: Line{Loss: 1e-9, RTT: 2 * time.Millisecond, Bandwidth: 1e6}})
+	began, ended := make(chan struct{}, conns), make(chan struct{}, conns)
+	target := h.serve(t, "10.9.0.1:0", func(c *net.TCPConn) {
+		began <- struct{}{}
+		_, _ = io.Copy(io.Discard, c)
+		ended <- struct{}{}
+		_ = c.Close()
+	})
+	up := 0
+	for i := range conns {
+		h.dial(t, client(i), target, 0).Session = func(c *Conn) {
+			if c.State() == Established {
+				c.Session = func(*Conn) {}
+				up++
+			}
+		}
+	}
+	h.await(t, "all connections", func() bool { return up == conns && len(began) == conns })
+	l := h.net.Stack(0).lines
+	l.mu.Lock()
+	l.cfg.Loss = 0.5
+	l.mu.Unlock()
+	if err := h.net.Close(); err != nil {
+		t.Fatal(err)
+	}
+	for i := range conns {
+		select {
+		case <-ended:
+		case <-time.After(deadline / 10):
+			t.Fatalf("%d of %d sockets of the target are left open", conns-i, conns)
+		}
+	}
+}

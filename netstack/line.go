@@ -290,6 +290,14 @@ func (l *lines) recycle(a *arrival) {
 	l.spare = append(l.spare, a)
 }
 
+// last has what enters from now on neither be lost nor wait for its turn: the resets
+// at the end, behind which nothing would end the target's sockets.
+func (l *lines) last() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.cfg.Loss, l.cfg.Bandwidth = 0, 0
+}
+
 // close delivers what is on its way to the target at once, so that its sockets end
 // with the responder, and drops the rest and what comes later.
 func (l *lines) close() {

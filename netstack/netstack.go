@@ -74,6 +74,7 @@ type Net struct {
 	pooled  atomic.Uint64 // leases that are of the pool although Original is set
 
 	failed           chan error // capacity 1
+	gone             atomic.Bool
 	stop             chan struct{}
 	writing, reading sync.WaitGroup
 	closed           sync.Once
@@ -253,7 +254,7 @@ func (n *Net) Close() error {
 		}
 		close(n.stop)
 		n.writing.Wait()
-		n.err = errors.Join(n.answers.close(), n.device.close())
+		n.err = errors.Join(n.answers.close(n.gone.Load()), n.device.close())
 		n.reading.Wait()
 	})
 	return n.err
@@ -266,6 +267,7 @@ func (n *Net) Failed() <-chan error { return n.failed }
 
 // lost reports the loss of the device, once.
 func (n *Net) lost(err error) {
+	n.gone.Store(true)
 	select {
 	case n.failed <- fmt.Errorf("TUN device %s is lost: %w", n.Name(), err):
 	default:

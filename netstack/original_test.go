@@ -257,7 +257,7 @@ func TestOriginalAddressesBehindAnotherRule(t *testing.T) {
 func TestNoRuleBehindTheEnd(t *testing.T) {
 	h, _ := wired(t)
 	h.open(t, Config{Original: true})
-	if err := h.net.answers.close(); err != nil {
+	if err := h.net.answers.close(false); err != nil {
 		t.Fatal(err)
 	}
 	if err := h.net.CheckTarget(netip.MustParseAddrPort("10.9.0.1:80")); !errors.Is(err, os.ErrClosed) {
@@ -282,5 +282,41 @@ func TestLeasesDoNotWaitForATargetsCheck(t *testing.T) {
 	defer h.net.device.asking.Unlock()
 	if !h.net.own.has(own, h.net.device) {
 		t.Error("the host's own address is forgotten")
+	}
+}
+
+// When the device is lost no reset reaches the target: its sockets stay, with clients'
+// addresses. The next responder must not take them for those of others.
+func TestStartAfterTheDeviceWasLost(t *testing.T) {
+	h, _ := wired(t)
+	before := h.ns.Run(t, "ip", "rule")
+	var err error
+	if h.ns.Do(func() { h.net, err = Open(Config{Original: true}) }); err != nil {
+		t.Fatal(err)
+	}
+	target, seen := h.remotes(t, "10.9.0.1:0")
+	if err := h.net.CheckTarget(target); err != nil {
+		t.Fatal(err)
+	}
+	h.awaitState(t, h.dial(t, netip.MustParseAddrPort("203.0.113.7:5555"), target, 0), Established)
+	<-seen
+	h.ns.Run(t, "ip", "link", "del", h.net.Name())
+	select {
+	case <-h.net.Failed():
+	case <-time.After(deadline):
+		t.Fatal("the loss is not told")
+	}
+	if err := h.net.Close(); err != nil {
+		t.Error(err)
+	}
+	h.open(t, Config{Original: true})
+	if err := h.net.CheckTarget(target); err != nil {
+		t.Error(err)
+	}
+	if err := h.net.Close(); err != nil {
+		t.Error(err)
+	}
+	if got := h.ns.Run(t, "ip", "rule"); got != before {
+		t.Errorf("rules are %s, before %s", got, before)
 	}
 }

@@ -303,6 +303,9 @@ func innerAddr(v6 bool, last byte) tcpip.Address {
 // close resets what is open and stops the stack; the packets of it are written.
 func (s *Stack) close() {
 	s.dialing.close()
+	if s.lines != nil {
+		s.lines.last()
+	}
 	for _, c := range append(s.v4.all(), s.v6.all()...) {
 		s.out.begin()
 		c.ep.Abort()
