@@ -119,7 +119,7 @@ func TestStateNamesCopiers(t *testing.T) {
 		t.Errorf("status %+v", s)
 	}
 	b, err := json.Marshal(s)
-	if err != nil || !strings.Contains(string(b), `"Name":"test"`) || !strings.Contains(string(b), `"both":2`) {
+	if err != nil || !strings.Contains(string(b), `"name":"test"`) || !strings.Contains(string(b), `"both":2`) {
 		t.Errorf("status is written as %s, %v", b, err)
 	}
 }
