@@ -19,6 +19,7 @@ type model struct {
 	mark   bool     // the client has seen more since its last bytes
 	ended  bool
 	last   int64 // when its last bytes were sent
+	http2  bool
 	dialed []*fakeConn
 }
 
@@ -64,6 +65,16 @@ func (m *model) step(op, arg byte) {
 	}
 }
 
+// http2Byte is the byte at that offset of a client of HTTP/2 that sends frames with
+// data and pings by turns.
+func http2Byte(at int) byte {
+	if at -= len(preface); at < 0 {
+		return preface[at+len(preface)]
+	}
+	const frames = "\x00\x00\x08\x06\x00\x00\x00\x00\x00pingping" + "\x00\x00\x21\x00\x00\x00\x00\x00\x01" + "32 bytes of data for a request of"
+	return frames[at%len(frames)]
+}
+
 func (m *model) data(seen uint64, n int) {
 	if m.ended {
 		return
@@ -72,6 +83,11 @@ func (m *model) data(seen uint64, n int) {
 	p := make([]byte, n)
 	for i := range p {
 		p[i] = byte(len(m.sent) + i*i)
+	}
+	if m.http2 {
+		for at := len(m.sent); at < len(m.sent)+n; at++ {
+			p[at-len(m.sent)] = http2Byte(at)
+		}
 	}
 	// A client that nobody answers begins anew behind a line and behind a pause.
 	oneWay := m.seen == 0 && len(m.sent) > 0 && (m.sent[len(m.sent)-1] == '\n' || m.now-m.last >= oneWayPause)
@@ -223,7 +239,7 @@ func play(t *testing.T, script []byte) {
 	cfg := Config{SessionBytes: 256 << 10}
 	cfg.GateOff = len(script) > 0 && script[0]&16 != 0
 	cfg.Reconnect = len(script) > 0 && script[0]&64 != 0
-	m := &model{rig: newRig(t, cfg)}
+	m := &model{rig: newRig(t, cfg), http2: len(script) > 0 && script[0]&32 != 0}
 	m.dialed, m.log.redial = []*fakeConn{m.conn}, m.redial
 	m.conn.room = 1000
 	for ; len(script) >= 2; script = script[2:] {
