@@ -333,12 +333,17 @@ func (p *player) Stats() capture.Stats { return capture.Stats{Packets: p.feed.St
 var _ source = (*player)(nil)
 
 // settle waits for the sessions of a recording that has been played, for as long
-// as they come nearer to their ends, or until ctx ends.
+// as they come nearer to their ends, or until ctx ends. Copies may be late by
+// cfg.Jitter, and be quiet until then.
 func (c *copier) settle(ctx, failed context.Context) {
 	c.ask(phaseDraining)
+	patience := c.cfg.Drain
+	if c.cfg.Copies > 1 {
+		patience += c.cfg.Jitter
+	}
 	for _, s := range c.shards {
 		for before := s.ledger(); ; {
-			wait, cancel := context.WithTimeout(ctx, c.cfg.Drain)
+			wait, cancel := context.WithTimeout(ctx, patience)
 			stop := context.AfterFunc(failed, cancel)
 			await(wait, s.quiet)
 			quiet := wait.Err() == nil
@@ -352,8 +357,8 @@ func (c *copier) settle(ctx, failed context.Context) {
 				c.drain(failed)
 				return
 			}
-			if now.Moved == before.Moved && now.Sessions.Open == before.Sessions.Open {
-				c.cfg.Log.Warn("the target does not come to an end", "sessions", now.Sessions.Open, "waited", c.cfg.Drain)
+			if now.Moved == before.Moved && now.Sessions.Open == before.Sessions.Open && now.Copies.Open == before.Copies.Open {
+				c.cfg.Log.Warn("the target does not come to an end", "sessions", now.Sessions.Open, "copies", now.Copies.Open, "waited", patience)
 				break
 			}
 			before = now

@@ -74,3 +74,27 @@ func TestReplayIsEndedWhileTheTargetAnswers(t *testing.T) {
 		})
 	}
 }
+
+// Copies that are late by --jitter are not to be hurried because nothing has moved for
+// --drain.
+func TestReplayWaitsForLateCopies(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g := newStage(t, Replay{Pace: PaceTarget}, minutes())
+		g.c.tunnel, g.c.cfg.Log = newFakeClient(), slog.New(slog.DiscardHandler)
+		g.c.cfg.Drain, g.c.cfg.Jitter, g.c.cfg.Copies = 5*time.Second, time.Hour, 2
+		g.lane.answers = false
+		g.start()
+		<-g.p.over
+		began := time.Now()
+		g.c.settle(t.Context(), t.Context())
+		if d := time.Since(began); d < time.Hour || d > 2*time.Hour+time.Minute { // the first look may have been at books of a tick before
+			t.Errorf("settled after %v", d)
+		}
+		g.s.ask(phaseOver)
+		for range 2 {
+			if err := <-g.done; err != nil {
+				t.Error(err)
+			}
+		}
+	})
+}

@@ -133,6 +133,8 @@ type Client struct {
 	lastErr error
 	closed  chan struct{}
 	isDone  bool // closed is closed
+
+	finished atomic.Bool // all accounts are here
 }
 
 // NewClient returns a client that is not yet connected; each Lane exists from
@@ -190,7 +192,7 @@ func (c *Client) adopt(s *session) error {
 	c.mu.Unlock()
 	epoch := c.epoch.Add(1)
 	s.start(c.lanes, epoch, &c.returned, func(err error) {
-		if !errors.Is(err, ErrClosed) {
+		if !errors.Is(err, ErrClosed) && !c.finished.Load() { // else the other side has nothing left to do
 			c.setError(fmt.Errorf("tunnel: %w", err))
 			c.log.Warn("tunnel is down", "remote", s.remote(), "err", err)
 		}
@@ -296,6 +298,7 @@ func (c *Client) Finish(ctx context.Context) error {
 			return fmt.Errorf("tunnel: finish: %w", context.Cause(ctx))
 		}
 	}
+	c.finished.Store(true)
 	return nil
 }
 
