@@ -79,7 +79,6 @@ func (m *model) data(seen uint64, n int) {
 	if m.ended {
 		return
 	}
-	m.seen += seen
 	p := make([]byte, n)
 	for i := range p {
 		p[i] = byte(len(m.sent) + i*i)
@@ -89,6 +88,13 @@ func (m *model) data(seen uint64, n int) {
 			p[at-len(m.sent)] = http2Byte(at)
 		}
 	}
+	m.give(seen, p)
+}
+
+// give hands the session p, sent by a client that has seen so much more.
+func (m *model) give(seen uint64, p []byte) {
+	m.seen += seen
+	n := len(p)
 	// A client that nobody answers begins anew behind a line and behind a pause.
 	oneWay := m.seen == 0 && len(m.sent) > 0 && (m.sent[len(m.sent)-1] == '\n' || m.now-m.last >= oneWayPause)
 	if n > 0 && (seen > 0 || len(m.sent) == 0 || m.mark || oneWay) {
