@@ -302,7 +302,8 @@ func TestStartAfterTheDeviceWasLost(t *testing.T) {
 	<-seen
 	h.ns.Run(t, "ip", "link", "del", h.net.Name())
 	select {
-	case <-h.net.Failed():
+	case err := <-h.net.Failed():
+		t.Log(err)
 	case <-time.After(deadline):
 		t.Fatal("the loss is not told")
 	}
