@@ -213,3 +213,37 @@ func TestOneWayStreamIsNotKept(t *testing.T) {
 		t.Errorf("%d bytes are kept", n)
 	}
 }
+
+// A connection that began with a login, or the choice of a database, is not replaced:
+// what follows would be refused, or written elsewhere.
+func TestLoginBindsTheConnection(t *testing.T) {
+	for name, tt := range map[string]struct {
+		first string
+		want  string
+	}{
+		"PostgreSQL":          {"\x00\x00\x00\x29\x00\x03\x00\x00user\x00u\x00", "Discarding"},
+		"PostgreSQL with TLS": {"\x00\x00\x00\x08\x04\xd2\x16\x2f", "Discarding"},
+		"AMQP":                {"AMQP\x00\x00\x09\x01", "Discarding"},
+		"MQTT":                {"\x10\x0e\x00\x04MQTT\x04\x02\x00\x3c\x00\x02id", "Discarding"},
+		"MQTT 3.1, long":      {"\x10\x8e\x01\x00\x06MQIsdp\x03\x02\x00\x3c\x00\x02id", "Discarding"},
+		"redis, AUTH":         {"*2\r\n$4\r\nAUTH\r\n$1\r\nx\r\n", "Discarding"},
+		"redis, HELLO":        {"*5\r\n$5\r\nhello\r\n$1\r\n3\r\n$4\r\nauth\r\n$1\r\nu\r\n$1\r\nx\r\n", "Discarding"},
+		"redis, SELECT":       {"*2\r\n$6\r\nSELECT\r\n$1\r\n5\r\n", "Discarding"},
+		"redis without":       {"*2\r\n$3\r\nGET\r\n$6\r\nSELECT\r", "Parted"},
+		"HTTP":                {"GET /login HTTP/1.1\r\n\r\n", "Parted"},
+		"short":               {"AMQP", "Parted"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := again(t, Config{})
+			r.turn(0, tt.first)
+			r.answer(10)
+			r.turn(10, "*2\r\n$4\r\nAUTH\r\n$1\r\nx\r\n") // not what it begins with
+			r.answer(10)
+			r.ack()
+			r.resets()
+			if got := r.s.State(); got != tt.want {
+				t.Errorf("%s, want %s", got, tt.want)
+			}
+		})
+	}
+}

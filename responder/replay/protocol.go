@@ -11,7 +11,8 @@ import (
 //
 // Where both sides have agreed on something that the rest depends on there is no
 // other connection: after a greeting most servers want a login, TLS has keys, HTTP/2
-// has settings and compressed headers.
+// has settings and compressed headers. So it is where a client begins with a login of
+// its own, or chooses a database: the rest would be refused, or go to another one.
 //
 // Where both sides speak when they like, nothing waits for an answer: HTTP/2, what
 // a connection is upgraded to, and what shows itself by turns that are never
@@ -153,6 +154,7 @@ func asksUpgrade(p []byte) bool {
 func (s *Session) learn(d *frame.Data, begins bool) {
 	f := &s.sniffer
 	was := f.http2
+	s.bound = s.bound || s.received == 0 && logsIn(d.Payload)
 	ping := f.look(d.Payload)
 	if begins && !f.http2 && !f.tls && f.matched < 0 && !s.free && f.turn(d.Payload) {
 		s.bound = true
@@ -184,6 +186,29 @@ func (s *Session) learn(d *frame.Data, begins bool) {
 func (s *Session) fed(t *turn) bool {
 	const pingOdds, dataOdds = 17 + 17, 13 + 13
 	return s.free && s.gate.slack == 0 && s.gate.absorbed-s.pinged > pingOdds+dataOdds*uint64(t.datas)
+}
+
+// logsIn reports whether p, with which a client begins, says who it is, or what the
+// rest of the connection is about: PostgreSQL, AMQP, MQTT, and Redis.
+func logsIn(p []byte) bool {
+	switch {
+	case len(p) < 8:
+		return false
+	case string(p[4:8]) == "\x00\x03\x00\x00", string(p[4:8]) == "\x04\xd2\x16\x2f": // startup, or the question for TLS
+		return p[0] == 0 && p[1] == 0
+	case p[0] == 0x10: // CONNECT
+		head := p[:min(len(p), 16)]
+		return bytes.Contains(head, []byte("\x00\x04MQTT")) || bytes.Contains(head, []byte("\x00\x06MQIsdp"))
+	case p[0] == '*':
+		p = p[:min(len(p), maxHead)]
+		for _, command := range [...]string{"AUTH", "auth", "SELECT", "select"} {
+			if bytes.Contains(p, []byte("\r\n"+command+"\r\n")) {
+				return true
+			}
+		}
+		return false
+	}
+	return string(p[:4]) == "AMQP"
 }
 
 // setFree turns the gate off.
