@@ -4,6 +4,7 @@ package e2e
 
 import (
 	"fmt"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -23,7 +24,8 @@ func TestSelectOnError(t *testing.T) {
 			s.keep(s.StartRedis(s.within(), s.Lab.Online, "redis-online"))
 			s.keep(s.StartRedis(s.within(), s.Lab.Target, "redis-target"))
 			responder := s.keep(s.StartResponder(s.within()))
-			copier := s.keep(s.StartCopier(s.within(), "6379-"+testnet.TargetAddr+":6379", "--http-host=shop.example", "--http-on-error="+mode))
+			ctl := &control{s, "copier", filepath.Join(s.Dir, "control")}
+			copier := s.keep(s.StartCopier(s.within(), "6379-"+testnet.TargetAddr+":6379", "--http-host=shop.example", "--http-on-error="+mode, "--control", ctl.path))
 			const clients, sets = 5, 20
 			stats := s.users(clients, s.dialer(":6379"), func(i int, u *user) error {
 				for n := range sets {
@@ -43,6 +45,11 @@ func TestSelectOnError(t *testing.T) {
 			}
 			if want && !rig.Until(s.within(), func() bool { return size() == fmt.Sprintf(":%d\r\n", clients*sets) }) {
 				t.Errorf("target has %q keys", size())
+			}
+			// What a copier that ends has not read yet it refuses for that.
+			refused := fmt.Sprintf(`"http_unparsed": %d`, clients)
+			if !want && !rig.Until(s.within(), func() bool { return strings.Contains(ctl.tell("status"), refused) }) {
+				t.Errorf("%s is not in the status: %s", refused, ctl.tell("status"))
 			}
 			report := s.end(copier, responder)
 			s.noneHeldToTheEnd(report)
