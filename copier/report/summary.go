@@ -92,7 +92,7 @@ func (l *Ledger) Losses() []Loss {
 	}
 	for h, c := range l.Sent.Dropped {
 		if c.Bytes > 0 {
-			out = append(out, Loss{Label: "target_" + howName(h), Bytes: c.Bytes})
+			out = append(out, Loss{Label: "target_" + strings.TrimPrefix(howName(h), "target_"), Bytes: c.Bytes})
 		}
 	}
 	if b := l.Sent.Gap.Bytes; b > 0 {

@@ -71,7 +71,9 @@ func (l *lab) wire() error {
 	if err := l.clients.Sysctl("net.ipv4.ip_local_port_range", "1024 65535"); err != nil {
 		return err
 	}
-	return nil
+	// As long as the servers ask for: what a starved target has not accepted yet, its
+	// kernel would reset after some seconds.
+	return errors.Join(l.online.Sysctl("net.core.somaxconn", "8192"), l.target.Sysctl("net.core.somaxconn", "8192"))
 }
 
 func (l *lab) close() error {
