@@ -90,13 +90,12 @@ type shard struct {
 	owed   int // records that owe the lane a frame
 	book   report.Ledger
 
-	lagging atomic.Bool  // behind, for others
-	asked   atomic.Int32 // phase, set by Run
-	told    atomic.Pointer[orders]
-	quiet   chan struct{} // gets a value once draining and no flow is live
-	ended   chan struct{} // gets a value once finishing and the responder was told of all ends
-	mu      sync.Mutex
-	shown   report.Ledger // of book, guarded by mu
+	asked atomic.Int32 // phase, set by Run
+	told  atomic.Pointer[orders]
+	quiet chan struct{} // gets a value once draining and no flow is live
+	ended chan struct{} // gets a value once finishing and the responder was told of all ends
+	mu    sync.Mutex
+	shown report.Ledger // of book, guarded by mu
 }
 
 // source is what a shard needs of a ring; see [capture.Ring].
@@ -175,10 +174,7 @@ func (s *shard) run() error {
 // next waits for a block, a tick at most.
 func (s *shard) next() (ready bool, err error) {
 	ready, err = s.ring.Next(0)
-	if behind := ready && s.player == nil; behind != s.behind {
-		s.behind = behind
-		s.lagging.Store(behind)
-	}
+	s.behind = ready && s.player == nil
 	if ready || err != nil {
 		return ready, err
 	}

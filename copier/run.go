@@ -9,7 +9,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -270,7 +269,6 @@ func (c *copier) ask(p phase) {
 // drain lets the flows that live finish, as long as that may take.
 func (c *copier) drain(failed context.Context) {
 	c.draining.Store(true)
-	c.catchUp(failed)
 	c.cfg.Log.Info("stopping: no new flows, waiting for the live ones", "drain", c.cfg.Drain)
 	c.ask(phaseDraining)
 	wait, cancel := context.WithTimeout(failed, c.cfg.Drain)
@@ -283,32 +281,6 @@ func (c *copier) drain(failed context.Context) {
 		}
 	}
 	c.finish(failed)
-}
-
-// How long what was captured before the order to stop has to be handled: the block
-// that is being filled is handed over within catchUp, the rest as fast as it goes.
-const (
-	catchUp     = 5 * retire
-	catchUpMost = time.Second
-)
-
-// catchUp waits until the shards have seen the packets that lie in their rings, which
-// may be many on a busy host: connections that began before the order are copied.
-func (c *copier) catchUp(failed context.Context) {
-	ctx, cancel := context.WithTimeout(failed, catchUpMost)
-	defer cancel()
-	poll := time.NewTicker(catchUp)
-	defer poll.Stop()
-	for behind := true; behind; {
-		select {
-		case <-poll.C:
-		case <-ctx.Done():
-			return
-		case <-c.halt:
-			return
-		}
-		behind = slices.ContainsFunc(c.shards, func(s *shard) bool { return s.lagging.Load() })
-	}
 }
 
 // finish gives the rest up and fetches the accounts.

@@ -217,7 +217,6 @@ func TestDrain(t *testing.T) {
 		began := time.Now()
 		done := make(chan error)
 		go func() { done <- stop() }()
-		time.Sleep(2 * catchUp)
 		synctest.Wait()
 		late := newConn()
 		late.iss = 1 << 20
