@@ -20,6 +20,7 @@ type ClientConfig struct {
 	Lanes       int    // one per shard
 	Connections int    // QUIC connections that the lanes are spread over, default 1
 	Maps        []Map
+	Rates       Rates  // that the responder is to keep for this copier
 	Name        string // of this host, for the responder's log
 	Version     string // of this program, for the responder's log
 	QueueBytes  int    // per lane, default 4 MiB, at least 1 MiB: what waits for the network
@@ -59,33 +60,56 @@ func (c *Client) SetMaps(ctx context.Context, maps []Map) error {
 	// While a connection is being made it is not settled which maps it names.
 	c.connecting.Lock()
 	defer c.connecting.Unlock()
-	s := c.current()
-	if s == nil || s.over() {
-		return fmt.Errorf("tunnel: maps: %w", ErrNotConnected)
-	}
-	answer := make(chan error, 1)
-	var err error
-	select {
-	case s.asks <- ask{maps, answer}:
-		select {
-		case err = <-answer:
-		case <-ctx.Done():
-			err = context.Cause(ctx)
-		}
-	case <-s.failed:
-		err = s.err
-	case <-ctx.Done():
-		err = context.Cause(ctx)
-	}
-	if err != nil {
+	if err := c.ask(ctx, ask{what: controlMaps, msg: mapsMsg{Maps: maps}}); err != nil {
 		return fmt.Errorf("tunnel: maps: %w", err)
 	}
 	c.cfg.Maps = maps
 	return nil
 }
 
+// SetRates bounds what the responder takes of this copier's flows. told is false when
+// it has not said yes in time: then it hears it with the next connection at the latest,
+// which begins with these rates. An error leaves them as they were.
+func (c *Client) SetRates(ctx context.Context, r Rates) (told bool, err error) {
+	if err := r.check(); err != nil {
+		return false, fmt.Errorf("tunnel: %w", err)
+	}
+	// While a connection is being made it is not settled which rates it begins with.
+	c.connecting.Lock()
+	defer c.connecting.Unlock()
+	err = c.ask(ctx, ask{what: controlRates, msg: ratesMsg{Rates: r}})
+	if errors.Is(err, ErrRefused) {
+		return false, fmt.Errorf("tunnel: rates: %w", err)
+	}
+	c.cfg.Rates = r
+	return err == nil, nil
+}
+
+// ask asks the responder on the connection there is, and waits for the answer.
+func (c *Client) ask(ctx context.Context, a ask) error {
+	s := c.current()
+	if s == nil || s.over() {
+		return ErrNotConnected
+	}
+	answer := make(chan error, 1)
+	a.answer = answer
+	select {
+	case s.asks <- a:
+		select {
+		case err := <-answer:
+			return err
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	case <-s.failed:
+		return s.err
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
 func (cfg *ClientConfig) hello() helloMsg {
-	return helloMsg{Name: cfg.Name, Version: cfg.Version, Lanes: cfg.Lanes, Connections: cfg.Connections, Maps: cfg.Maps}
+	return helloMsg{Name: cfg.Name, Version: cfg.Version, Lanes: cfg.Lanes, Connections: cfg.Connections, Maps: cfg.Maps, Rates: cfg.Rates}
 }
 
 // addrs returns where to connect to, each with a port.

@@ -20,7 +20,9 @@ const (
 	controlPing                           // copier: [clockMsg] with T0
 	controlPong                           // responder: [clockMsg] with T0 and T1
 	controlMaps                           // copier: [mapsMsg]
-	controlMapped                         // responder: [mappedMsg]
+	controlMapped                         // responder: [answerMsg]
+	controlRates                          // copier: [ratesMsg]
+	controlRated                          // responder: [answerMsg]
 )
 
 const (
@@ -44,6 +46,7 @@ type helloMsg struct {
 	Lanes       int    `json:"lanes"`
 	Connections int    `json:"connections"`
 	Maps        []Map  `json:"maps"`
+	Rates       Rates  `json:"rates,omitzero"`
 }
 
 // welcomeMsg answers Hello and Join.
@@ -67,9 +70,14 @@ type mapsMsg struct {
 	Maps []Map `json:"maps"`
 }
 
-// mappedMsg answers Maps.
-type mappedMsg struct {
-	Refused string `json:"refused,omitempty"` // why the maps stay what they were
+// ratesMsg bounds the copier's flows otherwise than the Hello did.
+type ratesMsg struct {
+	Rates Rates `json:"rates"`
+}
+
+// answerMsg answers Maps and Rates.
+type answerMsg struct {
+	Refused string `json:"refused,omitempty"` // why things stay what they were
 }
 
 // check reports what is wrong with a Hello.
@@ -81,6 +89,9 @@ func (h *helloMsg) check() error {
 		return fmt.Errorf("%d lanes, 1 to %d are possible", h.Lanes, MaxLanes)
 	case h.Connections < 1 || h.Connections > min(h.Lanes, MaxConnections):
 		return fmt.Errorf("%d connections for %d lanes, at most %d and one per lane are possible", h.Connections, h.Lanes, MaxConnections)
+	}
+	if err := h.Rates.check(); err != nil {
+		return err
 	}
 	return checkMaps(h.Maps)
 }

@@ -316,6 +316,8 @@ func FuzzControlMessages(f *testing.F) {
 	f.Add([]byte{1, 0, 0, 2, '{', '}'})
 	hello, _ := appendControl(nil, controlHello, helloMsg{Name: "n", Lanes: 2, Connections: 1, Maps: testMaps()})
 	f.Add(hello)
+	rates, _ := appendControl(nil, controlRates, ratesMsg{Rates{1, 1e6}})
+	f.Add(rates)
 	f.Fuzz(func(t *testing.T, b []byte) {
 		if len(b) < controlHeader {
 			return
@@ -327,13 +329,17 @@ func FuzzControlMessages(f *testing.F) {
 		}
 		body := b[controlHeader : controlHeader+n]
 		var hello helloMsg
-		for _, msg := range []any{&proofMsg{}, &hello, &welcomeMsg{}, &joinMsg{}, &clockMsg{}} {
+		var rates ratesMsg
+		for _, msg := range []any{&proofMsg{}, &hello, &welcomeMsg{}, &joinMsg{}, &clockMsg{}, &mapsMsg{}, &rates, &answerMsg{}} {
 			if err := parseControlBody(body, msg); err != nil && !errors.Is(err, ErrProtocol) {
 				t.Fatalf("err = %v", err)
 			}
 		}
 		if hello.check() == nil && (hello.Lanes > MaxLanes || len(hello.Maps) > MaxMaps) {
 			t.Fatalf("passed: %+v", hello)
+		}
+		if rates.Rates.check() == nil && !(rates.Rates.Connections >= 0 && rates.Rates.Bytes <= maxRate) {
+			t.Fatalf("passed: %+v", rates)
 		}
 	})
 }

@@ -21,8 +21,10 @@ type Peer struct {
 	lanes []*PeerLane
 	log   *slog.Logger
 
-	mu     sync.Mutex
-	onMaps func([]Map) error // mu
+	mu      sync.Mutex
+	onMaps  func([]Map) error // mu
+	onRates func(Rates)       // mu
+	rates   Rates             // mu
 
 	once   sync.Once
 	err    error         // why it ended; set before failed is closed
@@ -30,7 +32,7 @@ type Peer struct {
 }
 
 func newPeer(g *gathering, log *slog.Logger) *Peer {
-	p := &Peer{hello: g.hello, conns: g.conns, log: log, failed: make(chan struct{})}
+	p := &Peer{hello: g.hello, conns: g.conns, log: log, rates: g.hello.Rates, failed: make(chan struct{})}
 	for range g.hello.Lanes {
 		p.lanes = append(p.lanes, newPeerLane(p))
 	}
@@ -132,17 +134,31 @@ func (p *Peer) HandleMaps(f func([]Map) error) {
 	p.onMaps = f
 }
 
+// HandleRates says who keeps the copier's rates: f is called at once with what the
+// copier has said so far, and whenever it says something else. It waits for a call
+// under way.
+func (p *Peer) HandleRates(f func(Rates)) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.onRates = f; f != nil {
+		f(p.rates)
+	}
+}
+
 // converse answers what the copier asks on the control stream until the connection
-// ends: for our time, and for other maps.
+// ends: for our time, and for other maps and rates.
 func (p *Peer) converse(control *quic.Stream) error {
 	for {
 		h, err := readControlHeader(control)
 		if err != nil {
 			return err
 		}
-		if controlType(h[0]) == controlMaps {
+		switch controlType(h[0]) {
+		case controlMaps:
 			err = p.answerMaps(control, h)
-		} else {
+		case controlRates:
+			err = p.answerRates(control, h)
+		default:
 			err = answerPing(control, h)
 		}
 		if err != nil {
@@ -175,11 +191,35 @@ func (p *Peer) answerMaps(control *quic.Stream, h [controlHeader]byte) error {
 	if err := parseControlBody(body, &msg); err != nil {
 		return err
 	}
-	var answer mappedMsg
+	var answer answerMsg
 	if err := p.decide(msg.Maps); err != nil {
 		answer.Refused = fitting(err.Error())
 	}
 	return writeControl(control, controlMapped, answer)
+}
+
+// answerRates takes other rates over.
+func (p *Peer) answerRates(control *quic.Stream, h [controlHeader]byte) error {
+	body, err := readControlBody(control, h, controlRates, maxControl)
+	if err != nil {
+		return err
+	}
+	var msg ratesMsg
+	if err := parseControlBody(body, &msg); err != nil {
+		return err
+	}
+	var answer answerMsg
+	if err := msg.Rates.check(); err != nil {
+		answer.Refused = err.Error()
+	} else {
+		p.mu.Lock()
+		p.rates = msg.Rates
+		if p.onRates != nil {
+			p.onRates(msg.Rates)
+		}
+		p.mu.Unlock()
+	}
+	return writeControl(control, controlRated, answer)
 }
 
 // decide asks the handler.

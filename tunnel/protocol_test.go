@@ -37,7 +37,9 @@ func TestProtocolExamples(t *testing.T) {
 		"Maps": control(controlMaps, mapsMsg{Maps: append(testMaps(), Map{
 			Port: 81, Target: netip.MustParseAddrPort("192.0.2.1:81"),
 		})}),
-		"Mapped": control(controlMapped, mappedMsg{}),
+		"Mapped": control(controlMapped, answerMsg{}),
+		"Rates":  control(controlRates, ratesMsg{Rates: Rates{Connections: 100, Bytes: 1e6}}),
+		"Rated":  control(controlRated, answerMsg{}),
 	}
 	for name, want := range examples {
 		_, after, ok := strings.Cut(string(doc), "<!-- example "+name+" -->\n```\n")

@@ -201,7 +201,7 @@ func (s *Server) hello(link serverLink, body []byte) (*gathering, error) {
 	g := &gathering{
 		id: make([]byte, 16),
 		hello: Hello{
-			Name: msg.Name, Version: msg.Version, Lanes: msg.Lanes, Maps: msg.Maps,
+			Name: msg.Name, Version: msg.Version, Lanes: msg.Lanes, Maps: msg.Maps, Rates: msg.Rates,
 			Remote: addrPort(link.conn.RemoteAddr()),
 		},
 		conns:    make([]serverLink, msg.Connections),

@@ -42,6 +42,7 @@ type Hello struct {
 	Version string
 	Lanes   int
 	Maps    []Map
+	Rates   Rates // to begin with, see [Peer.HandleRates]
 }
 
 // A Server accepts copiers.

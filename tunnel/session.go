@@ -202,10 +202,11 @@ func (c *clock) ping(control *quic.Stream) error {
 	return nil
 }
 
-// An ask is a wish for other maps, and where the answer goes: a place for it must
-// be free.
+// An ask is a wish, for other maps or rates, and where the answer goes: a place for
+// it must be free.
 type ask struct {
-	maps   []Map
+	what   controlType // the answer's is the next one
+	msg    any
 	answer chan<- error
 }
 
@@ -234,10 +235,10 @@ func (s *session) converse(control *quic.Stream) error {
 
 // put asks the responder. An error of it is the connection's.
 func (a ask) put(control *quic.Stream) error {
-	var msg mappedMsg
-	err := writeControl(control, controlMaps, mapsMsg{Maps: a.maps})
+	var msg answerMsg
+	err := writeControl(control, a.what, a.msg)
 	if err == nil {
-		err = readControl(control, controlMapped, &msg)
+		err = readControl(control, a.what+1, &msg)
 	}
 	switch {
 	case err != nil:
