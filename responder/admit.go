@@ -44,7 +44,7 @@ func (l *lane) admit(number uint32, body []byte) (*session, error) {
 // flow is refused as a whole, but a copy for which no address is left.
 func (l *lane) begin(s *session, o *frame.Open) {
 	copies := max(int(o.Copies), 1)
-	s.refused = l.host.refuses(copies)
+	s.refused = l.refuses(copies)
 	if s.refused == 0 {
 		l.lease(s, o, 0)
 	}
@@ -68,8 +68,8 @@ func (l *lane) begin(s *session, o *frame.Open) {
 }
 
 // refuses says why no flow of so many sessions is taken now, 0 if it is.
-func (h *host) refuses(sessions int) frame.CloseHow {
-	switch {
+func (l *lane) refuses(sessions int) frame.CloseHow {
+	switch h := l.host; {
 	case h.draining.Load():
 		return frame.ClosedDrain
 	case h.paused.Load():
@@ -78,7 +78,11 @@ func (h *host) refuses(sessions int) frame.CloseHow {
 		return frame.ClosedRejected
 	}
 	now := time.Now()
-	if !h.bytes.open(0, now) || !h.connections.open(float64(sessions), now) {
+	if !l.limits.open(sessions, now) {
+		return frame.ClosedRate
+	}
+	if !l.host.limits.open(sessions, now) {
+		l.limits.connections.back(float64(sessions))
 		return frame.ClosedRate
 	}
 	return 0

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"strconv"
 	"time"
 
 	"flowtwin/internal/ctl"
@@ -28,9 +27,14 @@ type CopierStatus struct {
 	Remote    string    `json:"remote"`
 	Connected time.Time `json:"connected"`
 	Sessions  int64     `json:"sessions"` // now, copies not counted
-	Delivered uint64    `json:"delivered"`
-	Absorbed  uint64    `json:"absorbed"`
-	Copies    CopyBook  `json:"copies"`
+
+	// The rates that it has set itself, 0: no limit.
+	RateConnections float64 `json:"rate_connections"`
+	RateBytes       float64 `json:"rate_bytes"`
+
+	Delivered uint64   `json:"delivered"`
+	Absorbed  uint64   `json:"absorbed"`
+	Copies    CopyBook `json:"copies"`
 }
 
 // listen opens the control socket, if there is to be one. quit ends the responder.
@@ -76,7 +80,7 @@ func (r *server) table(quit func()) ctl.Table {
 			quit()
 			return say("the responder ends when its sessions have")
 		}},
-		"rate": {Args: "connections|bytes N|off", Help: "refuse whole flows beyond so much a second", Min: 2, Do: func(_ context.Context, args []string) (any, error) {
+		"rate": {Args: "connections|bytes N|off", Help: "refuse whole flows of all copiers beyond so much a second", Min: 2, Do: func(_ context.Context, args []string) (any, error) {
 			return r.limit(args[0], args[1])
 		}},
 	}
@@ -84,20 +88,13 @@ func (r *server) table(quit func()) ctl.Table {
 
 // limit changes a rate.
 func (r *server) limit(what, per string) (any, error) {
-	to := map[string]*rate{"connections": &r.host.connections, "bytes": &r.host.bytes}[what]
-	if to == nil {
-		return nil, fmt.Errorf("%q is neither connections nor bytes", what)
-	}
-	if per == "off" {
-		to.set(0, time.Now())
-		return what + ": no limit", nil
-	}
-	n, err := ParseRate(per)
+	rates := r.host.limits.get() // operations come one at a time
+	said, err := rates.Change(what, per)
 	if err != nil {
 		return nil, err
 	}
-	to.set(n, time.Now())
-	return fmt.Sprintf("%s: %s a second", what, strconv.FormatFloat(n, 'f', -1, 64)), nil
+	r.host.limits.set(rates, time.Now())
+	return said, nil
 }
 
 var errEnding = errors.New("the responder ends")
@@ -130,12 +127,17 @@ func (r *server) cutAll(ctx context.Context) (int64, error) {
 func (r *server) state() *Status {
 	s := &Status{
 		Summary: r.summary(), Paused: r.host.paused.Load(),
-		RateConnections: r.host.connections.get(), RateBytes: r.host.bytes.get(),
 	}
+	own := r.host.limits.get()
+	s.RateConnections, s.RateBytes = own.Connections, own.Bytes
 	r.mu.Lock()
 	for p, c := range r.peers {
 		h := p.Hello()
-		cs := CopierStatus{Name: h.Name, Remote: h.Remote.String(), Connected: c.since}
+		rates := c.limits.get()
+		cs := CopierStatus{
+			Name: h.Name, Remote: h.Remote.String(), Connected: c.since,
+			RateConnections: rates.Connections, RateBytes: rates.Bytes,
+		}
 		for _, l := range c.lanes {
 			l.mu.Lock()
 			cs.Sessions += l.sessions.Load()

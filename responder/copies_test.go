@@ -138,7 +138,7 @@ func exhausted(n *fakeNet) *fakeNet {
 // More copies than a flow may have is a protocol error, not work for an hour.
 func TestTooManyCopies(t *testing.T) {
 	h := &host{net: newFakeNet(1, target{}), most: 10, workers: []*worker{nil}}
-	l := newLane(h, &fakeLane{}, oneTarget(h))
+	l := newLane(h, &fakeLane{}, oneTarget(h), &limits{})
 	if err := l.sort(frame.AppendOpen(nil, 3, &frame.Open{Copies: frame.MaxCopies + 1})); err == nil {
 		t.Error("no error")
 	}
@@ -149,7 +149,7 @@ func TestTooManyCopies(t *testing.T) {
 func TestLastCopiesAreTheLast(t *testing.T) {
 	h := &host{net: newFakeNet(1, target{}), workers: []*worker{nil}}
 	io := &endingLane{}
-	l := newLane(h, io, oneTarget(h))
+	l := newLane(h, io, oneTarget(h), &limits{})
 	l.copies = CopyBook{Opened: 7, Open: 1}
 	ended := make(chan struct{})
 	io.early = func() {

@@ -33,6 +33,7 @@ type lane struct {
 	host     *host
 	io       laneIO
 	targets  *targets
+	limits   *limits   // that the copier has set itself, for all its lanes
 	strands  []*strand // by shard
 	sessions atomic.Int64
 	left     atomic.Int32  // strands that have not ended
@@ -50,20 +51,19 @@ type lane struct {
 
 // host is what lanes share: the way to sessions.
 type host struct {
-	net      network
-	workers  []*worker
-	open     atomic.Int64 // sessions, those that were refused not counted
-	most     int64
-	draining atomic.Bool
-	paused   atomic.Bool // no flows are taken
-	stopped  atomic.Bool // and no sessions begun
-	// What may be taken of new flows in a second; copies count as connections.
-	connections, bytes rate
-	received           tally // client data that lanes brought
-	stray              tally // the part of it that is of no session, or behind its account
-	batches            sync.Pool
-	watches            watches
-	clientRTT          bool // sessions have their client's round-trip time
+	net       network
+	workers   []*worker
+	open      atomic.Int64 // sessions, those that were refused not counted
+	most      int64
+	draining  atomic.Bool
+	paused    atomic.Bool // no flows are taken
+	stopped   atomic.Bool // and no sessions begun
+	limits    limits      // of all copiers together
+	received  tally       // client data that lanes brought
+	stray     tally       // the part of it that is of no session, or behind its account
+	batches   sync.Pool
+	watches   watches
+	clientRTT bool // sessions have their client's round-trip time
 }
 
 // count counts frames and the client data in them.
@@ -89,8 +89,8 @@ func (t *tally) add(c *count) {
 	}
 }
 
-func newLane(h *host, io laneIO, targets *targets) *lane {
-	l := &lane{host: h, io: io, targets: targets, done: make(chan struct{}), pending: make([]*batch, len(h.workers))}
+func newLane(h *host, io laneIO, targets *targets, own *limits) *lane {
+	l := &lane{host: h, io: io, targets: targets, limits: own, done: make(chan struct{}), pending: make([]*batch, len(h.workers))}
 	l.left.Store(int32(len(h.workers)))
 	for range h.workers {
 		l.strands = append(l.strands, &strand{lane: l})
@@ -134,7 +134,9 @@ func (l *lane) sort(frames []byte) error {
 	spent := 0 // bytes for targets, copies included
 	defer func() {
 		if spent > 0 {
-			l.host.bytes.spend(float64(spent), time.Now())
+			now := time.Now()
+			l.host.limits.bytes.spend(float64(spent), now)
+			l.limits.bytes.spend(float64(spent), now)
 		}
 		l.host.received.add(&received)
 		l.host.stray.add(&stray)

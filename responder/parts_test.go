@@ -227,7 +227,7 @@ func TestBrokenProtocol(t *testing.T) {
 	} {
 		n := newFakeNet(1, target{})
 		h := &host{net: n, most: 10, workers: []*worker{nil}}
-		l := newLane(h, &fakeLane{}, oneTarget(h))
+		l := newLane(h, &fakeLane{}, oneTarget(h), &limits{})
 		if err := l.sort(b); err == nil {
 			t.Errorf("%s: no error", name)
 		}
@@ -283,7 +283,7 @@ func TestStatusLine(t *testing.T) {
 func TestStraysAreCounted(t *testing.T) {
 	n := newFakeNet(1, target{})
 	h := &host{net: n, most: 10, workers: []*worker{nil}}
-	l := newLane(h, &fakeLane{}, oneTarget(h))
+	l := newLane(h, &fakeLane{}, oneTarget(h), &limits{})
 	b := frame.AppendData(nil, 7, &frame.Data{Payload: []byte("abc")})
 	b = frame.AppendData(b, 7, &frame.Data{})
 	b = frame.AppendAbort(b, 7, &frame.Abort{})

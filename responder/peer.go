@@ -20,9 +20,19 @@ func (r *server) run(p peer) {
 	ctx, cancel := context.WithCancel(p.Context())
 	defer cancel()
 	var helpers, readers sync.WaitGroup
+	r.mu.Lock()
+	own := &r.peers[p].limits
+	r.mu.Unlock()
+	p.HandleRates(func(to tunnel.Rates) { // before the lanes: the first flow is subject to them
+		if before := own.get(); to != before {
+			own.set(to, time.Now())
+			log.Info("its rates", "connections", tunnel.FormatRate(to.Connections), "bytes", tunnel.FormatRate(to.Bytes))
+		}
+	})
+	defer p.HandleRates(nil)
 	lanes := make([]*lane, hello.Lanes)
 	for i := range lanes {
-		lanes[i] = newLane(r.host, p.Lane(i), ts)
+		lanes[i] = newLane(r.host, p.Lane(i), ts, own)
 	}
 	r.mu.Lock()
 	r.peers[p].lanes = lanes

@@ -1,11 +1,10 @@
 package responder
 
 import (
-	"fmt"
-	"strconv"
-	"strings"
 	"sync"
 	"time"
+
+	"flowtwin/tunnel"
 )
 
 const (
@@ -26,10 +25,13 @@ type rate struct {
 	at    time.Time // when level was right
 }
 
-// set changes the rate.
+// set changes the rate. One that stays keeps what is owed.
 func (r *rate) set(per float64, now time.Time) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	if per == r.per {
+		return
+	}
 	r.per, r.at = per, now
 	r.level = r.most()
 }
@@ -65,6 +67,13 @@ func (r *rate) open(n float64, now time.Time) bool {
 	return true
 }
 
+// back gives back what was taken, for a flow that is refused all the same.
+func (r *rate) back(n float64) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.level = min(r.level+n, r.most())
+}
+
 // spend takes n in any case.
 func (r *rate) spend(n float64, now time.Time) {
 	r.mu.Lock()
@@ -76,23 +85,20 @@ func (r *rate) spend(n float64, now time.Time) {
 	r.level = max(r.level-n, -r.per*rateDebt.Seconds())
 }
 
-// ParseRate reads a number by the second, such as 500, 0.5/s, 10M or 64KiB/s.
-func ParseRate(text string) (float64, error) {
-	number := strings.TrimSuffix(text, "/s")
-	number = strings.TrimSuffix(number, "B")
-	factor := 1.0
-	for _, u := range []struct {
-		suffix string
-		factor float64
-	}{{"Ki", 1 << 10}, {"Mi", 1 << 20}, {"Gi", 1 << 30}, {"k", 1e3}, {"K", 1e3}, {"M", 1e6}, {"G", 1e9}} {
-		if n, ok := strings.CutSuffix(number, u.suffix); ok {
-			number, factor = n, u.factor
-			break
-		}
-	}
-	n, err := strconv.ParseFloat(number, 64)
-	if err != nil || !(n > 0 && n*factor <= 1e15) {
-		return 0, fmt.Errorf("%q is not a positive number by the second, such as 500, 10M or 64KiB/s", text)
-	}
-	return n * factor, nil
+// limits are what may be taken of new flows in a second: of all copiers' flows, or of
+// one's. Any goroutine.
+type limits struct{ connections, bytes rate }
+
+func (l *limits) set(r tunnel.Rates, now time.Time) {
+	l.connections.set(r.Connections, now)
+	l.bytes.set(r.Bytes, now)
+}
+
+func (l *limits) get() tunnel.Rates {
+	return tunnel.Rates{Connections: l.connections.get(), Bytes: l.bytes.get()}
+}
+
+// open reports whether a flow of so many sessions may be taken, and takes them.
+func (l *limits) open(sessions int, now time.Time) bool {
+	return l.bytes.open(0, now) && l.connections.open(float64(sessions), now)
 }

@@ -4,6 +4,7 @@ import (
 	"testing"
 	"time"
 
+	"flowtwin/tunnel"
 	"flowtwin/tunnel/frame"
 )
 
@@ -95,13 +96,92 @@ func TestFlowsOverTheRate(t *testing.T) {
 	}
 }
 
-func TestParseRate(t *testing.T) {
-	for text, want := range map[string]float64{
-		"500": 500, "0.5/s": 0.5, "10M": 10e6, "10MB/s": 10e6, "64KiB/s": 64 << 10, "1k": 1000, "2G": 2e9, "3Gi/s": 3 << 30,
-		"": 0, "0": 0, "-1": 0, "NaN": 0, "inf": 0, "10 M": 0, "M": 0, "1e300": 0, "10/m": 0,
-	} {
-		if got, err := ParseRate(text); got != want || (err == nil) != (want > 0) {
-			t.Errorf("%q: %v, %v; want %v", text, got, err, want)
+// A copier's own rates must hold for all its lanes, beside the responder's: neither
+// may let pass what the other refuses, and what one refuses must not be taken from the
+// other. Another copier does not feel them.
+func TestRatesOfACopier(t *testing.T) {
+	now := time.Unix(0, 0)
+	h := &host{most: 100}
+	h.limits.set(tunnel.Rates{Connections: 3}, now)
+	ours, others := &limits{}, &limits{}
+	ours.set(tunnel.Rates{Connections: 2}, now)
+	lanes := []*lane{{host: h, limits: ours}, {host: h, limits: ours}, {host: h, limits: others}}
+	const yes, no = frame.CloseHow(0), frame.ClosedRate
+	for i, tt := range []struct {
+		lane int
+		want frame.CloseHow
+	}{{0, yes}, {1, yes}, {0, no}, {1, no}, {2, yes}, {2, no}} {
+		if got := lanes[tt.lane].refuses(1); got != tt.want {
+			t.Errorf("flow %d: %v, want %v", i, got, tt.want)
 		}
+	}
+	if ours.connections.level < 0 || h.limits.connections.level < 0 {
+		t.Errorf("levels %v and %v", ours.connections.level, h.limits.connections.level)
+	}
+	ours.set(tunnel.Rates{Connections: 50}, now)
+	lanes[0].refuses(1)
+	if got := ours.connections.level; got < 50 {
+		t.Errorf("a flow that the host refused took %v of the copier's", 50-got)
+	}
+}
+
+// A copier that says its rates later, or again after its tunnel was lost, must find
+// them kept, and see them in the status.
+func TestRatesAreToldByTheCopier(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, Config{}, newFakeNet(2, target{}))
+	flow := uint32(0)
+	opens := func(want frame.CloseHow) {
+		t.Helper()
+		f := flow
+		flow++
+		r.open(f)
+		r.data(f, 0, "abc")
+		r.lane().Fin(f, 0, false)
+		r.lane().Flush()
+		r.wait("the account", func() bool { _, ok := r.closed[f]; return ok })
+		if got := r.closed[f].How; got != want {
+			t.Errorf("flow %d: %v, want %v", f, got, want)
+		}
+	}
+	opens(frame.ClosedBoth)
+	if _, err := r.client.SetRates(t.Context(), tunnel.Rates{Connections: 0.001}); err != nil {
+		t.Fatal(err)
+	}
+	opens(frame.ClosedBoth)
+	opens(frame.ClosedRate)
+	if c := r.server.state().Connected; len(c) != 1 || c[0].RateConnections != 0.001 || c[0].RateBytes != 0 {
+		t.Errorf("status: %+v", c)
+	}
+	if _, err := r.client.SetRates(t.Context(), tunnel.Rates{Bytes: 0.001}); err != nil {
+		t.Fatal(err)
+	}
+	opens(frame.ClosedBoth)
+	opens(frame.ClosedRate)
+
+	epoch := r.lane().Epoch()
+	r.server.mu.Lock()
+	for p := range r.server.peers {
+		_ = p.Close("test")
+	}
+	r.server.mu.Unlock()
+	wait(t, "another connection", func() bool { return r.lane().Epoch() > epoch && r.lane().Up() })
+	opens(frame.ClosedBoth)
+	opens(frame.ClosedRate)
+}
+
+// Whoever changes one rate must not forgive what is owed to the other.
+func TestChangingOneRateKeepsTheOthersDebt(t *testing.T) {
+	now := time.Unix(0, 0)
+	l := &limits{}
+	l.set(tunnel.Rates{Bytes: 1000}, now)
+	l.bytes.spend(3000, now)
+	l.set(tunnel.Rates{Bytes: 1000, Connections: 5}, now)
+	if l.open(1, now) {
+		t.Error("what was owed is forgotten")
+	}
+	l.set(tunnel.Rates{Connections: 5}, now)
+	if !l.open(1, now) {
+		t.Error("a rate that is off still refuses")
 	}
 }

@@ -149,6 +149,7 @@ type peer interface {
 	Context() context.Context
 	Close(reason string) error
 	HandleMaps(f func([]tunnel.Map) error)
+	HandleRates(f func(tunnel.Rates))
 }
 
 type realPeer struct {
@@ -189,8 +190,9 @@ type server struct {
 
 // attached is a copier that is connected.
 type attached struct {
-	since time.Time
-	lanes []*lane
+	since  time.Time
+	lanes  []*lane
+	limits limits // that it has set itself
 }
 
 // newServer starts the workers.
@@ -202,8 +204,7 @@ func newServer(cfg Config, n network) *server {
 			watches: watches{log: cfg.Log, iface: n.Name()},
 		},
 	}
-	r.host.connections.set(cfg.RateConnections, time.Now())
-	r.host.bytes.set(cfg.RateBytes, time.Now())
+	r.host.limits.set(tunnel.Rates{Connections: cfg.RateConnections, Bytes: cfg.RateBytes}, time.Now())
 	for i := range n.Shards() {
 		w := newWorker(i, n.Stack(i), cfg.replay(), &r.host.open)
 		r.host.workers = append(r.host.workers, w)

@@ -27,7 +27,7 @@ func newBench(t *testing.T, cfg replay.Config, tg target) *bench {
 	b.worker = newWorker(0, b.net.Stack(0), cfg, &b.host.open)
 	b.host.workers = []*worker{b.worker}
 	b.io = &fakeLane{}
-	b.lane = newLane(b.host, b.io, oneTarget(b.host))
+	b.lane = newLane(b.host, b.io, oneTarget(b.host), &limits{})
 	go b.worker.run(b.stop)
 	return b
 }

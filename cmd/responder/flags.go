@@ -11,6 +11,7 @@ import (
 
 	"flowtwin/internal/cli"
 	"flowtwin/responder"
+	"flowtwin/tunnel"
 )
 
 // options is what the command line says.
@@ -166,12 +167,12 @@ func parseFlags(args []string) (options, error) {
 func (r *raw) rates() (err error) {
 	c := &r.config
 	if r.connections != "" {
-		if c.RateConnections, err = responder.ParseRate(r.connections); err != nil {
+		if c.RateConnections, err = tunnel.ParseRate(r.connections); err != nil {
 			return fmt.Errorf("--rate-connections: %w", err)
 		}
 	}
 	if r.bytes != "" {
-		if c.RateBytes, err = responder.ParseRate(r.bytes); err != nil {
+		if c.RateBytes, err = tunnel.ParseRate(r.bytes); err != nil {
 			return fmt.Errorf("--rate-bytes: %w", err)
 		}
 	}
