@@ -33,6 +33,7 @@ type Config struct {
 	Ramp        time.Duration // in which Sample is reached, from 0 on
 	Copies      float64       // sessions that replay each flow, on average, 1 to MaxCopies; 0: 1
 	Jitter      time.Duration // over which those behind the first are spread
+	Rates       tunnel.Rates  // that each responder is to keep
 	HTTP        *http1.Rules  // requests that are copied, and what is changed in them; nil: everything, as it is
 	HTTPPass    bool          // with HTTP, copy what is no HTTP/1
 	Midstream   string        // MidstreamAdopt or MidstreamSkip, "": the first
@@ -226,6 +227,7 @@ func (cfg *Config) tunnel() tunnel.ClientConfig {
 		Lanes:       cfg.Shards,
 		Connections: cfg.Connections,
 		Maps:        cfg.Maps,
+		Rates:       cfg.Rates,
 		Name:        name,
 		Version:     cfg.Version,
 		QueueBytes:  max(queueBudget/cfg.Shards, queueLeast),

@@ -15,8 +15,8 @@ import (
 	"flowtwin/tunnel"
 )
 
-// mapsWait is how long a responder has to say whether it takes a map.
-const mapsWait = 5 * time.Second
+// answerWait is how long a responder has to say whether it takes a map, or a rate.
+const answerWait = 5 * time.Second
 
 // table returns what a running copier can be told; drain does what SIGTERM does. The
 // operations come one at a time.
@@ -33,6 +33,12 @@ func (f *fleet) table(drain func()) ctl.Table {
 			Do: each((*copier).setPercent),
 		},
 		"n": {Args: "N", Help: "how often connections that begin from now on are replayed", Min: 1, Do: each((*copier).setCopies)},
+		"rate": {
+			Args: "connections|bytes N|off", Help: "let the responder refuse whole connections beyond so much a second", Min: 2,
+			Do: func(ctx context.Context, args []string) (any, error) {
+				return f.on(f.copiers, args, func(c *copier, args []string) (string, error) { return c.setRate(ctx, args[0], args[1]) })
+			},
+		},
 		"map": {
 			Args: "add MAP[,MAP...] [TARGET] | remove [IP:]PORT [TARGET]", Min: 2, Max: 3,
 			Help: "copy a further port, or one no more; with several targets add needs the TARGET's name", Do: f.remap,
@@ -138,6 +144,35 @@ func (c *copier) setCopies(args []string) (string, error) {
 	return fmt.Sprintf("connections that begin from now on are replayed %v times", n), nil
 }
 
+// setRate has the responder keep another rate.
+func (c *copier) setRate(ctx context.Context, what, per string) (string, error) {
+	rates := c.limited()
+	said, err := rates.Change(what, per)
+	if err != nil {
+		return "", err
+	}
+	ctx, cancel := context.WithTimeout(ctx, answerWait)
+	defer cancel()
+	told, err := c.tunnel.SetRates(ctx, rates)
+	if err != nil {
+		return "", err
+	}
+	c.sampling.mu.Lock()
+	c.rates = rates
+	c.sampling.mu.Unlock()
+	if !told {
+		said += ", as soon as the responder can be reached"
+	}
+	return said, nil
+}
+
+// limited returns the rates that the responder is to keep.
+func (c *copier) limited() tunnel.Rates {
+	c.sampling.mu.Lock()
+	defer c.sampling.mu.Unlock()
+	return c.rates
+}
+
 // remap adds maps or removes one.
 func (f *fleet) remap(ctx context.Context, args []string) (any, error) {
 	defer f.share()
@@ -196,7 +231,7 @@ func (c *copier) addMaps(ctx context.Context, maps []tunnel.Map) error {
 		}
 	}
 	if len(list.maps) > len(before.maps) {
-		ctx, cancel := context.WithTimeout(ctx, mapsWait)
+		ctx, cancel := context.WithTimeout(ctx, answerWait)
 		defer cancel()
 		if err := c.tunnel.SetMaps(ctx, list.maps); err != nil {
 			return err

@@ -242,6 +242,38 @@ func TestOperationsTellTheShards(t *testing.T) {
 	})
 }
 
+// A rate is the responder's to keep, one for each: it must get both figures whichever
+// is changed, and whoever asks must learn when it has not heard yet.
+func TestRateIsToldToTheResponder(t *testing.T) {
+	f, rigs, _ := newFleet(t, 2, false)
+	do := func(args ...string) (any, error) { return f.table(func() {})["rate"].Do(t.Context(), args) }
+	rigs[1].client.deaf = true
+	if got, err := do("bytes", "10M"); err != nil ||
+		got != "one: bytes: 10000000 a second\nmore: bytes: 10000000 a second, as soon as the responder can be reached" {
+		t.Errorf("bytes 10M: %v, %v", got, err)
+	}
+	if _, err := do("connections", "0.5"); err != nil {
+		t.Error(err)
+	}
+	if _, err := do("connections", "-1"); err == nil {
+		t.Error("a rate below 0 is taken")
+	}
+	for _, r := range rigs {
+		if want := (tunnel.Rates{Connections: 0.5, Bytes: 1e7}); r.client.rates != want || r.limited() != want {
+			t.Errorf("told %+v, status says %+v", r.client.rates, r.limited())
+		}
+	}
+	status, err := f.table(func() {})["status"].Do(t.Context(), nil)
+	b, _ := json.Marshal(status)
+	if err != nil || strings.Count(string(b), `"rate_connections":0.5,"rate_bytes":10000000`) != 2 {
+		t.Errorf("status: %.300s, %v", b, err)
+	}
+	f.copiers[0].tunnel = noTunnel{}
+	if _, err := do("bytes", "off"); err == nil || !strings.Contains(err.Error(), "nothing is copied") {
+		t.Errorf("while only recording: %v", err)
+	}
+}
+
 // With several targets, what is told holds for all of them; a map is for one.
 func TestControlOfSeveralTargets(t *testing.T) {
 	f, rigs, _ := newFleet(t, 2, false)

@@ -140,13 +140,14 @@ type copier struct {
 	flaw   error // of its files
 
 	sampling sampling
-	amount   amount // guarded by sampling.mu
+	amount   amount       // guarded by sampling.mu
+	rates    tunnel.Rates // guarded by sampling.mu
 }
 
 func newCopier(cfg Config, maps *mapping, set selector, client client) *copier {
 	return &copier{
 		cfg: cfg, maps: maps, set: set, tunnel: client, started: time.Now(), halt: make(chan struct{}),
-		sampling: newSampling(cfg.first()), amount: newAmount(cfg.Copies, cfg.Jitter),
+		sampling: newSampling(cfg.first()), amount: newAmount(cfg.Copies, cfg.Jitter), rates: cfg.Rates,
 	}
 }
 
@@ -175,6 +176,7 @@ type client interface {
 	Run(ctx context.Context) error
 	Finish(ctx context.Context) error
 	SetMaps(ctx context.Context, maps []tunnel.Map) error
+	SetRates(ctx context.Context, r tunnel.Rates) (told bool, err error)
 	Stats() tunnel.ClientStats
 }
 

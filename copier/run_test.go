@@ -32,6 +32,13 @@ type fakeClient struct {
 
 	maps    []tunnel.Map // set last
 	mapsErr error
+	rates   tunnel.Rates // set last
+	deaf    bool         // does not hear of rates
+}
+
+func (c *fakeClient) SetRates(_ context.Context, r tunnel.Rates) (bool, error) {
+	c.rates = r
+	return !c.deaf, nil
 }
 
 func (c *fakeClient) SetMaps(_ context.Context, maps []tunnel.Map) error {

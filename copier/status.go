@@ -107,6 +107,7 @@ func (c *copier) summary() *report.Summary {
 		Target:    c.cfg.name,
 		Split:     c.cfg.splitName(),
 		Sample:    c.sampled(),
+		Rates:     report.Rates(c.limited()),
 		State:     c.state(),
 		Ended:     time.Now(),
 		Recording: c.recording(),

@@ -2,6 +2,7 @@ package copier
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"slices"
@@ -169,6 +170,11 @@ func (noTunnel) Run(ctx context.Context) error { <-ctx.Done(); return nil }
 
 // SetMaps implements client.
 func (noTunnel) SetMaps(context.Context, []tunnel.Map) error { return nil }
+
+// SetRates implements client.
+func (noTunnel) SetRates(context.Context, tunnel.Rates) (bool, error) {
+	return false, errors.New("nothing is copied")
+}
 
 // Finish implements client.
 func (noTunnel) Finish(context.Context) error { return nil }

@@ -5,6 +5,7 @@ import (
 	"fmt"
 
 	"flowtwin/internal/cli"
+	"flowtwin/tunnel"
 )
 
 // A clash is a kind of run with flags that would do nothing in it.
@@ -24,9 +25,10 @@ func (r *raw) combined(fs *cli.Flags) error {
 		{c.Replay != nil, []string{"interface", "netns", "decap", "shards", "connections"}, "is for live packets, not for files (-i)"},
 		{dry, []string{"report"}, "a dry run has no ledger"},
 		{dry, []string{"record-headers"}, "a dry run has no answers"},
+		{dry, []string{"rate-connections", "rate-bytes"}, "the responder keeps it, and a dry run has none"},
 		{dry, []string{"control"}, "a dry run is over before it could be told something"},
 		{dry, []string{"daemon"}, "a dry run prints what it finds"},
-		{alone, []string{"copies", "jitter", "connections", "record-headers"}, "nothing is copied: --record without a responder"},
+		{alone, []string{"copies", "jitter", "rate-connections", "rate-bytes", "connections", "record-headers"}, "nothing is copied: --record without a responder"},
 		{alone, httpNames(fs), "nothing is copied: --record without a responder records whole connections; select when they are replayed"},
 		{c.Decap != 0 && max(c.Shards, c.Connections) > 1, []string{"shards", "connections"}, "mirrored packets (--decap) go through one"},
 	} {
@@ -41,6 +43,25 @@ func (r *raw) combined(fs *cli.Flags) error {
 		return errors.New("--jitter: there are no copies to spread; their number is -n")
 	case dry && len(r.maps) > 1 && max(len(r.servers), len(r.inviteFiles)) > 1:
 		return errors.New("-x: a dry run shows one responder's connections; give its maps in one -x")
+	}
+	return nil
+}
+
+// rates reads the flags that are so much a second.
+func (r *raw) rates() (err error) {
+	for _, x := range []struct {
+		flag, text string
+		to         *float64
+	}{
+		{"connections", r.connections, &r.config.Rates.Connections},
+		{"bytes", r.bytes, &r.config.Rates.Bytes},
+	} {
+		if x.text == "" {
+			continue
+		}
+		if *x.to, err = tunnel.ParseRate(x.text); err != nil {
+			return fmt.Errorf("--rate-%s: %w", x.flag, err)
+		}
 	}
 	return nil
 }

@@ -37,6 +37,8 @@ type raw struct {
 	replay      replayFlags
 	record      recordFlags
 	decap       []string
+	connections string // rates
+	bytes       string
 }
 
 // resolver looks up the addresses of names in maps.
@@ -64,6 +66,8 @@ func (r *raw) flags() *cli.Flags {
 	fs.DurationVar(&c.Ramp, "ramp", 0, "begin with no connection and reach --sample after `TIME`, such as 10m (default: at once)")
 	fs.Float64VarP(&c.Copies, "copies", "n", 1, "replay each connection `N` times, 1 to 1000, from client addresses of their own; 2.5: half of them three times")
 	fs.DurationVar(&c.Jitter, "jitter", 0, "spread the copies of a connection over `TIME`; each is late as a whole (default: all at once)")
+	fs.StringVar(&r.connections, "rate-connections", "", "let the responder refuse connections beyond `N` a second, copies included (default: none)")
+	fs.StringVar(&r.bytes, "rate-bytes", "", "let the responder refuse new connections while clients' bytes are more than `SIZE` a second, such as 10M (default: none)")
 	fs.StringVar(&c.Midstream, "midstream", copier.MidstreamAdopt, "`adopt|skip`: connections that were open before: copied from their next request after an answer on; or not copied")
 
 	r.http.add(fs)
@@ -172,6 +176,9 @@ func parseFlags(args []string, getenv func(string) string, names resolver) (opti
 	}
 	if r.config.Record != nil {
 		r.config.Record.Alone = len(r.servers)+len(r.inviteFiles) == 0 && getenv(inviteEnv) == ""
+	}
+	if err := r.rates(); err != nil {
+		return r.options, err
 	}
 	if err := r.combined(fs); err != nil {
 		return r.options, err

@@ -178,6 +178,11 @@ func TestParseFlags(t *testing.T) {
 		{name: "a sample of more than all", args: []string{"--sample", "100.1"}, env: env, err: "-r, --sample: 100.1"},
 		{name: "a sample of a word", args: []string{"-r", "NaN"}, env: env, err: "-r, --sample: NaN"},
 		{name: "ramp", args: []string{"--ramp", "-1s"}, env: env, err: "--ramp: -1s is negative"},
+		{name: "rates", args: []string{"--rate-connections", "0.5/s", "--rate-bytes", "10M"}, env: env, check: func(o options) bool {
+			return o.config.Rates == tunnel.Rates{Connections: 0.5, Bytes: 10e6}
+		}},
+		{name: "no rate", args: []string{"--rate-bytes", "much"}, env: env, err: `--rate-bytes: "much" is not a positive number`},
+		{name: "rate of what", args: []string{"--rate", "5"}, env: env, err: "--rate-connections or --rate-bytes"},
 		{name: "sample and ramp", args: []string{"-r", "0.5", "--ramp", "10m", "--control", "/run/c"}, env: env, check: func(o options) bool {
 			return o.config.Sample == 0.5 && o.config.Ramp == 10*time.Minute && o.config.Control == "/run/c"
 		}},

@@ -60,8 +60,10 @@ func shortHint(letter string) string {
 func longHint(name string) string {
 	switch name {
 	case "client-pool", "client-address", "client-address-force", "gate", "max-hold", "settle", "on-target-close", "allow", "listen", "advertise", "invite-ttl",
-		"state-dir", "max-sessions", "rate-connections", "rate-bytes", "rtt", "bandwidth", "loss":
+		"state-dir", "max-sessions", "rtt", "bandwidth", "loss":
 		return "is a flag of responder"
+	case "rate":
+		return "of what? --rate-connections or --rate-bytes"
 	}
 	return ""
 }

@@ -25,6 +25,10 @@ type document struct {
 	SamplePercent float64  `json:"sample_percent"` // of the connections; of others only those that the kernel's filter let pass are counted
 	Sums          []string `json:"sums_wrong"`
 
+	// By the second, copies included; 0: no limit.
+	RateConnections float64 `json:"rate_connections"`
+	RateBytes       float64 `json:"rate_bytes"`
+
 	Packets    packetsJSON       `json:"packets"`
 	Flows      flowsJSON         `json:"flows"`
 	Client     clientJSON        `json:"client"`
@@ -155,6 +159,7 @@ func (s *Summary) MarshalJSON() ([]byte, error) {
 	d := document{
 		Version: s.Version, Started: s.Started.UTC(), Ended: s.Ended.UTC(), Final: s.Final, Target: s.Target, State: s.State, Split: s.Split,
 		Headline: s.headline(), SamplePercent: s.Sample, Sums: s.Check(), BadReturns: l.BadReturns,
+		RateConnections: s.Rates.Connections, RateBytes: s.Rates.Bytes,
 		Packets: packetsJSON{p.Captured, s.Kernel.Dropped, map[string]uint64{
 			"to_server": p.ToServer, "to_client": p.ToClient, "refused": p.Refused, "late": p.Late, "no_flow": p.NoFlow,
 			"unmapped": p.Unmapped, "not_tcp": p.NotTCP, "fragment": p.Fragment, "truncated": p.Truncated, "malformed": p.Malformed,

@@ -40,6 +40,7 @@ func full() *Summary {
 		Started: time.Date(2026, 11, 23, 13, 0, 0, 0, time.UTC),
 		Ended:   time.Date(2026, 11, 23, 13, 1, 15, 0, time.UTC),
 		Sample:  25,
+		Rates:   Rates{Connections: 0.5, Bytes: 1e6},
 		Kernel:  Kernel{Packets: 1_234_567, Dropped: 12},
 		Tunnel:  Tunnel{Up: true, Remote: "192.0.2.1:7443", Connects: 2, RTT: 10_123 * time.Microsecond, BytesSent: 60_000_000, BytesReturned: 7_000_000},
 	}

@@ -16,6 +16,7 @@ type Summary struct {
 	Split   string  // which part of the clients goes there, as 1/3; "" all
 	State   string  // what it was told to do: copying, paused, draining
 	Sample  float64 // percent of the connections that are copied
+	Rates   Rates   // that the responder is to keep
 	Kernel  Kernel
 	Tunnel  Tunnel
 	Ledger  Ledger
@@ -23,6 +24,12 @@ type Summary struct {
 	Recording *Recording // that is replayed, or nil
 	Recorded  *Recorded  // what was captured, or nil
 	Headers   *Headers   // the file of them, or nil
+}
+
+// Rates are what is taken of connections in a second, 0: no limit.
+type Rates struct {
+	Connections float64
+	Bytes       float64
 }
 
 // Headers says what became of the targets' headers that were to be recorded.
@@ -202,6 +209,9 @@ func (s *Summary) Attrs() []any {
 		"answer_bytes", l.Answers.Target.Bytes,
 		"tunnel_up", s.Tunnel.Up,
 		"rtt", s.Tunnel.RTT.Round(time.Microsecond),
+	}
+	if r := s.Rates; r != (Rates{}) {
+		attrs = append(attrs, "rate_connections", r.Connections, "rate_bytes", r.Bytes)
 	}
 	if l.Copies.Asked > 0 {
 		attrs = append(attrs, "copies", l.Copies.Asked, "copies_open", l.Copies.Open, "amplified", l.factor())

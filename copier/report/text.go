@@ -59,6 +59,9 @@ func (s *Summary) AppendText(b []byte) []byte {
 	if s.Sample < 100 {
 		p.b = fmt.Appendf(p.b, "sampled: %s of the connections; of the others, which the kernel's filter refuses, nothing is known\n\n", sampled(s.Sample))
 	}
+	if s.Rates != (Rates{}) {
+		p.b = fmt.Appendf(p.b, "limited: at most %s; the rest is refused as rate\n\n", s.Rates)
+	}
 	if s.Recording != nil {
 		s.Recording.text(p, l)
 	}
@@ -84,6 +87,20 @@ func (s *Summary) AppendText(b []byte) []byte {
 		p.title("sums: ok")
 	}
 	return p.b
+}
+
+// String says what may be taken.
+func (r Rates) String() string {
+	var parts []string
+	for _, x := range []struct {
+		per  float64
+		what string
+	}{{r.Connections, "connections"}, {r.Bytes, "bytes"}} {
+		if x.per > 0 {
+			parts = append(parts, strconv.FormatFloat(x.per, 'f', -1, 64)+" "+x.what)
+		}
+	}
+	return strings.Join(parts, " and ") + " a second"
 }
 
 // sampled formats a percentage, 6 digits at most.
