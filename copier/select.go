@@ -23,6 +23,7 @@ type sieve struct {
 	held  report.Count // in all heads
 
 	// Of the segment at hand.
+	start packet.Seq // of its first byte
 	req   http1.Request
 	run   []byte        // what remains of it, as long as that lies together
 	out   []byte        // and before run, what does not
@@ -121,7 +122,8 @@ func (s *shard) sift(slot uint32, r *record, seen uint64, time int64, payload []
 	if r.proto == protoNew {
 		s.meets(r, seen, payload)
 	}
-	if at := r.asm.Next().Add(-len(payload)); c.next != at {
+	at := r.asm.Next().Add(-len(payload))
+	if c.next != at {
 		s.unhold(c, report.CaptureHole)
 		c.cursor, c.lost, c.keep = http1.Cursor{}, true, false
 	}
@@ -132,7 +134,7 @@ func (s *shard) sift(slot uint32, r *record, seen uint64, time int64, payload []
 	}
 	c.lost, c.time = false, time
 	r.less += c.seen.hear(c, seen)
-	f.take()
+	f.take(at)
 	why, rest := s.divide(r, c, payload)
 	if r.cut == 0 {
 		return s.send(slot, r, seen, time, payload)
@@ -153,7 +155,8 @@ func (s *shard) sift(slot uint32, r *record, seen uint64, time int64, payload []
 }
 
 // take makes ready for a segment.
-func (f *sieve) take() {
+func (f *sieve) take(start packet.Seq) {
+	f.start = start
 	f.run, f.out = nil, f.out[:0]
 	f.entry, f.units, f.drop, f.done = -1, 1, report.None, false
 }

@@ -174,7 +174,7 @@ func (s *shard) frames(slot uint32, r *record, c *cut, b []byte, whole bool) (n 
 		seen := r.since(c.seen.mark)
 		if whole && n == 0 && c.seen.turn() {
 			seen = seenUnknown
-			c.seen.grew, c.seen.asked = false, false
+			c.seen.turns(s.answeredBy(r))
 		}
 		if !s.lane.Data(slot, seen, c.time, part) {
 			why = report.Overload
@@ -249,7 +249,7 @@ func (s *shard) enterSession(slot uint32, r *record, c *cut) bool {
 	if c.any {
 		r.less = int64(c.seen.mark)
 	}
-	c.seen.grew, c.seen.asked = false, false // what the last session was asked this one was not
+	c.seen.turns(s.answeredBy(r)) // what the last session was asked this one was not
 	return true
 }
 
@@ -277,7 +277,7 @@ func (s *shard) finish(slot uint32, r *record) {
 		s.unhold(c, report.HTTPUnparsed)
 		return
 	}
-	f.take()
+	f.take(c.next)
 	f.units = uint64(c.segs)
 	f.put(b, true)
 	f.release(c)

@@ -9,7 +9,10 @@ package copier
 // which some are left out cannot be followed in this way, since only the lengths of
 // answers are captured and not where one ends: from there on its flow is vague. What
 // it has seen counts no more then; where it begins a request after it has read
-// something the gate is told that a turn begins, not what was seen.
+// something the gate is told that a turn begins, not what was seen. Something is what
+// the server had not sent yet when it got the latest turn: what it had sent answers
+// nothing of that turn, nor of what came behind, so that no more needs to be answered
+// for this request than for that turn, and both leave together.
 type answers struct {
 	mark uint64 // what the client had seen, as far as it is accounted for
 
@@ -19,8 +22,9 @@ type answers struct {
 	expects    bool // the request at hand waits for an interim answer
 
 	vague bool
-	grew  bool // in vague: the client has read something since its last turn
-	asked bool // a selected request has been sent since the last turn
+	asked bool // a selected request has been sent since the latest turn
+
+	sent uint64 // by the server when it got the latest turn; counted as mark
 }
 
 // hear notes what the client has seen by now, and returns how much of that the
@@ -31,7 +35,6 @@ func (a *answers) hear(c *cut, seen uint64) (less int64) {
 		return 0
 	}
 	a.mark = seen
-	a.grew = true
 	if c.cursor.Boundary() {
 		a.fresh = true
 		if a.vague || a.left {
@@ -65,4 +68,17 @@ func (a *answers) begin(selected, expects bool) {
 
 // turn reports whether what the client sends now begins a turn of which it is not
 // known what was seen.
-func (a *answers) turn() bool { return a.vague && a.grew && a.asked }
+func (a *answers) turn() bool { return a.vague && a.mark > a.sent && a.asked }
+
+// turns notes that a turn begins, or the session, when the server had sent so much.
+func (a *answers) turns(sent uint64) { a.sent, a.asked = max(sent, a.mark), false }
+
+// answeredBy returns how much the server had sent when it got the segment at hand. Where
+// it has acknowledged any of that already (at a mirror port an answer may be captured
+// before its request) only what the client had seen is known to be older.
+func (s *shard) answeredBy(r *record) uint64 {
+	if r.got.After(s.sieve.start) {
+		return 0
+	}
+	return r.seen + uint64(max(r.answerNxt.Diff(r.acked), 0))
+}

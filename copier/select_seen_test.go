@@ -97,3 +97,46 @@ func TestSelectContinue(t *testing.T) {
 		t.Errorf("seen %d, want %d", b.session().seens, want)
 	}
 }
+
+// A client far away always has some requests under way. What it sends before it has
+// read anything that the server sent behind a turn's first request needs nothing of
+// that turn: it must leave with it, and not be held as a turn of its own.
+func TestSelectWindowThatSlides(t *testing.T) {
+	t.Parallel()
+	const unknown = ^uint64(0)
+	for name, tt := range map[string]struct {
+		late bool // answers are captured before their requests, as at a mirror port
+		want []uint64
+	}{
+		"as it was": {false, []uint64{0, unknown, 0, 0, unknown, unknown}},
+		"at a mirror port, where nothing says what an answer belongs to": {true, []uint64{0, unknown, unknown, 0, unknown, unknown}},
+	} {
+		b := newSifting(t, shop(), false)
+		if tt.late {
+			b.maps.refresh(nil)
+		}
+		c := newConn()
+		b.feed(c.handshake()...)
+		b.feed(c.data(ask("k1")+ask("l1")+ask("l2")), c.answer(100))
+		// having asks when the client has read so much.
+		having := func(read int, request string, next int) {
+			all := c.answered
+			c.answered = read
+			p := c.data(request)
+			c.answered = all
+			if tt.late {
+				b.feed(c.answer(next), p)
+			} else {
+				b.feed(p, c.answer(next))
+			}
+		}
+		having(50, ask("k2"), 30)   // a turn: something was read
+		having(100, ask("k3"), 10)  // sent before k2 was there
+		having(100, ask("k4"), 10)  // nothing was read
+		having(101, ask("k5"), 100) // the first byte that may answer k2: a turn
+		having(250, ask("k6"), 0)   // all that there is
+		if got := b.session().seens; !slices.Equal(got, tt.want) {
+			t.Errorf("%s: seen %d, want %d", name, got, tt.want)
+		}
+	}
+}
