@@ -10,8 +10,8 @@ import (
 )
 
 // A mapping tells which map a server's address falls under. A map with an
-// address goes before one for any local address. Shards read it; refresh, the TLS
-// marks and changes are safe beside them.
+// address goes before one for any local address. Shards read it; refresh, notes of
+// secrets and changes are safe beside them.
 type mapping struct {
 	every bool // of a recording: any address may have been the server's
 	list  atomic.Pointer[mapList]
@@ -24,8 +24,9 @@ type mapping struct {
 type mapList struct {
 	maps  []tunnel.Map
 	addrs []packet.Addr  // of maps; zero for any
-	tls   []*atomic.Bool // a TLS ClientHello was seen on the map
-	gone  []bool         // no flow begins there
+	gone  []bool        // no flow begins there
+
+	secrets []*atomic.Uint32 // what clients were seen to depend on
 }
 
 // newMapping returns a mapping; as long as refresh has not been called only
@@ -39,14 +40,14 @@ func newMapping(maps []tunnel.Map) *mapping {
 
 // with returns a list that has further maps.
 func (l *mapList) with(maps []tunnel.Map) *mapList {
-	n := &mapList{slices.Clone(l.maps), slices.Clone(l.addrs), slices.Clone(l.tls), slices.Clone(l.gone)}
+	n := &mapList{slices.Clone(l.maps), slices.Clone(l.addrs), slices.Clone(l.gone), slices.Clone(l.secrets)}
 	for _, x := range maps {
 		var addr packet.Addr
 		if x.Server.IsValid() {
 			addr = packet.AddrFrom(x.Server)
 		}
 		n.maps, n.addrs = append(n.maps, x), append(n.addrs, addr)
-		n.tls, n.gone = append(n.tls, new(atomic.Bool)), append(n.gone, false)
+		n.gone, n.secrets = append(n.gone, false), append(n.secrets, new(atomic.Uint32))
 	}
 	return n
 }
@@ -117,17 +118,4 @@ func (m *mapping) find(addr packet.Addr, port uint16) (int, bool) {
 
 func (m *mapping) isLocal(addr packet.Addr) bool {
 	return (*m.local.Load())[addr] || addr.Netip().IsLoopback()
-}
-
-// look notes whether the first bytes of a flow on map i are a TLS ClientHello.
-func (m *mapping) look(i int, b []byte) {
-	if tls := m.list.Load().tls[i]; isClientHello(b) && !tls.Load() {
-		tls.Store(true)
-	}
-}
-
-// isClientHello reports whether b begins with a TLS handshake record that holds
-// a ClientHello (RFC 8446, 4.1.2 and 5.1).
-func isClientHello(b []byte) bool {
-	return len(b) >= 6 && b[0] == 22 && b[1] == 3 && b[5] == 1
 }

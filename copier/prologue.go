@@ -99,6 +99,9 @@ func (s *prologues) drop(p *prologue) {
 // keep adds what the client sends to its prologue, as long as that goes on.
 func (s *shard) keep(r *record, seen uint64, payload []byte) {
 	p := &r.pro
+	if r.proto == protoOther && (seen > r.told || isClientHello(payload)) {
+		s.looks(r, payload)
+	}
 	n := r.proto.setup(payload)
 	if seen > r.told && p.size > 0 && s.exact {
 		p.whole, p.seen = p.size, seen

@@ -16,7 +16,7 @@ const (
 	protoHTTP1                 // each request stands for itself
 	protoHTTP2                 // headers refer to all that came before (RFC 7541)
 	protoRedis                 // commands stand for themselves, but for those that set up
-	protoTLS                   // nobody can begin in the middle
+	protoSealed                // TLS, SSH: nobody can begin in the middle
 )
 
 // preface begins each HTTP/2 connection (RFC 9113, 3.4).
@@ -29,8 +29,6 @@ func recognise(b []byte) protocol {
 		return protoHTTP1
 	case bytes.HasPrefix(b, []byte(preface)):
 		return protoHTTP2
-	case isClientHello(b):
-		return protoTLS
 	case isCommand(b):
 		return protoRedis
 	}
@@ -73,7 +71,7 @@ func (p protocol) begins(b []byte) bool {
 // setting its connection up, belong to that. Where it is not known what does, all.
 func (p protocol) setup(b []byte) int {
 	switch p {
-	case protoHTTP1, protoTLS:
+	case protoHTTP1, protoSealed:
 		return 0
 	case protoRedis:
 		n := 0

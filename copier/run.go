@@ -125,6 +125,7 @@ type copier struct {
 	rings   []stater // of the shards
 	started time.Time
 	headers *headerFile // or nil
+	told    map[tunnel.Map]secret // of clients; used by one goroutine at a time
 
 	close    func() error  // of its packets' source
 	halt     chan struct{} // closed: do not wait for flows that live
@@ -146,7 +147,7 @@ type copier struct {
 
 func newCopier(cfg Config, maps *mapping, set selector, client client) *copier {
 	return &copier{
-		cfg: cfg, maps: maps, set: set, tunnel: client, started: time.Now(), halt: make(chan struct{}),
+		cfg: cfg, maps: maps, set: set, tunnel: client, started: time.Now(), halt: make(chan struct{}), told: make(map[tunnel.Map]secret),
 		sampling: newSampling(cfg.first()), amount: newAmount(cfg.Copies, cfg.Jitter), rates: cfg.Rates,
 	}
 }

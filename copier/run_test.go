@@ -368,6 +368,22 @@ func TestTLSIsSaidOnce(t *testing.T) {
 	})
 }
 
+// A copy that is over before the log's next look at it says so too.
+func TestSecretsAreSaidAtTheEnd(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r, c := newRig(t), newConn()
+		stop := r.start(t)
+		r.capture(c.handshake()...)
+		r.capture(c.data("SSH-2.0-OpenSSH_9.2\r\n"))
+		if err := stop(); err != nil {
+			t.Fatal(err)
+		}
+		if n := strings.Count(r.log.String(), "clients speak SSH"); n != 1 {
+			t.Errorf("said %d times, want once", n)
+		}
+	})
+}
+
 func TestConfigIsChecked(t *testing.T) {
 	good := Config{Target: Target{Maps: testMaps().list.Load().maps}}
 	tests := []struct {

@@ -190,15 +190,6 @@ func TestStragglers(t *testing.T) {
 	b.wantDropped(report.Midstream, 6)
 }
 
-func TestTLSIsNoticed(t *testing.T) {
-	b, c := newBench(t), newConn()
-	b.feed(c.handshake()...)
-	b.feed(c.data("\x16\x03\x01\x02\x00\x01\x00\x01\xfc"))
-	if !b.maps.list.Load().tls[0].Load() || b.maps.list.Load().tls[1].Load() {
-		t.Error("a ClientHello on map 0 was not noticed, or on map 1")
-	}
-}
-
 // What the lost connection still hands over is not held against the responder.
 func TestReturnsAfterTheBreak(t *testing.T) {
 	b, c := newBench(t), newConn()

@@ -46,14 +46,13 @@ func (c *copier) report(ctx context.Context) {
 	defer local.Stop()
 	bar, takeAway := c.progress()
 	defer takeAway()
-	told := make(map[tunnel.Map]bool)
 	for {
 		select {
 		case <-ctx.Done():
 			return
 		case <-local.C:
 			c.maps.refresh(c.set.Addrs())
-			c.tellTLS(told)
+			c.tellSecrets()
 			c.narrow(ctx)
 			continue
 		case <-bar:
@@ -83,18 +82,6 @@ func (c *copier) progress() (tick <-chan time.Time, takeAway func()) {
 	return t.C, func() {
 		t.Stop()
 		c.cfg.Progress("")
-	}
-}
-
-// tellTLS says once per map that its clients speak TLS.
-func (c *copier) tellTLS(told map[tunnel.Map]bool) {
-	list := c.maps.list.Load()
-	for i, m := range list.maps {
-		if !told[m] && list.tls[i].Load() {
-			told[m] = true
-			c.cfg.Log.Warn("clients speak TLS: it is copied, but the target cannot decrypt it, since its keys differ in each connection; copy behind the terminator",
-				"port", m.Port, "target", m.Target)
-		}
 	}
 }
 
@@ -130,6 +117,7 @@ func (c *copier) summary() *report.Summary {
 
 // final prints and writes the last ledger. The shards have ended.
 func (c *copier) final() error {
+	c.tellSecrets()
 	sum := c.finalSummary()
 	_, err := c.cfg.Out.Write(sum.AppendText(nil))
 	if c.cfg.ReportFile != "" {

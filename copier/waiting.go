@@ -91,7 +91,7 @@ func (s *shard) goesOnLater(r *record, why report.Reason) bool {
 	switch r.proto {
 	case protoHTTP1, protoRedis:
 		return true
-	case protoTLS:
+	case protoSealed:
 		return false
 	case protoHTTP2:
 		return all
@@ -210,8 +210,8 @@ func (s *shard) greeting(r *record) uint64 { return uint64(s.greetings[r.mapped]
 // server greets.
 func (s *shard) meets(r *record, seen uint64, payload []byte) {
 	r.proto = recognise(payload)
-	if r.proto == protoTLS {
-		s.maps.look(int(r.mapped), payload)
+	if r.proto == protoOther {
+		s.looks(r, payload)
 	}
 	switch {
 	case r.born:

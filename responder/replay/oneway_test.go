@@ -226,6 +226,7 @@ func TestLoginBindsTheConnection(t *testing.T) {
 		"AMQP":                {"AMQP\x00\x00\x09\x01", "Discarding"},
 		"MQTT":                {"\x10\x0e\x00\x04MQTT\x04\x02\x00\x3c\x00\x02id", "Discarding"},
 		"MQTT 3.1, long":      {"\x10\x8e\x01\x00\x06MQIsdp\x03\x02\x00\x3c\x00\x02id", "Discarding"},
+		"SSH":                 {"SSH-2.0-OpenSSH_9.2\r\n", "Discarding"},
 		"redis, AUTH":         {"*2\r\n$4\r\nAUTH\r\n$1\r\nx\r\n", "Discarding"},
 		"redis, HELLO":        {"*5\r\n$5\r\nhello\r\n$1\r\n3\r\n$4\r\nauth\r\n$1\r\nu\r\n$1\r\nx\r\n", "Discarding"},
 		"redis, SELECT":       {"*2\r\n$6\r\nSELECT\r\n$1\r\n5\r\n", "Discarding"},

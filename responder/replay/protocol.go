@@ -189,7 +189,8 @@ func (s *Session) fed(t *turn) bool {
 }
 
 // logsIn reports whether p, with which a client begins, says who it is, or what the
-// rest of the connection is about: PostgreSQL, AMQP, MQTT, and Redis.
+// rest of the connection is about: PostgreSQL, AMQP, MQTT, Redis; or begins SSH, whose
+// client does not wait for the greeting.
 func logsIn(p []byte) bool {
 	switch {
 	case len(p) < 8:
@@ -208,7 +209,7 @@ func logsIn(p []byte) bool {
 		}
 		return false
 	}
-	return string(p[:4]) == "AMQP"
+	return string(p[:4]) == "AMQP" || string(p[:4]) == "SSH-"
 }
 
 // setFree turns the gate off.
