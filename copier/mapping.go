@@ -23,7 +23,7 @@ type mapping struct {
 // that one that is removed keeps its place. It is replaced as a whole, never changed.
 type mapList struct {
 	maps  []tunnel.Map
-	addrs []packet.Addr  // of maps; zero for any
+	addrs []packet.Addr // of maps; zero for any
 	gone  []bool        // no flow begins there
 
 	secrets []*atomic.Uint32 // what clients were seen to depend on

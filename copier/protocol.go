@@ -11,12 +11,12 @@ import (
 type protocol uint8
 
 const (
-	protoNew   protocol = iota // nothing has come yet
-	protoOther                 // not known: its connections may have any state
-	protoHTTP1                 // each request stands for itself
-	protoHTTP2                 // headers refer to all that came before (RFC 7541)
-	protoRedis                 // commands stand for themselves, but for those that set up
-	protoSealed                // TLS, SSH: nobody can begin in the middle
+	protoNew    protocol = iota // nothing has come yet
+	protoOther                  // not known: its connections may have any state
+	protoHTTP1                  // each request stands for itself
+	protoHTTP2                  // headers refer to all that came before (RFC 7541)
+	protoRedis                  // commands stand for themselves, but for those that set up
+	protoSealed                 // TLS, SSH: nobody can begin in the middle
 )
 
 // preface begins each HTTP/2 connection (RFC 9113, 3.4).

@@ -124,7 +124,7 @@ type copier struct {
 	shards  []*shard
 	rings   []stater // of the shards
 	started time.Time
-	headers *headerFile // or nil
+	headers *headerFile           // or nil
 	told    map[tunnel.Map]secret // of clients; used by one goroutine at a time
 
 	close    func() error  // of its packets' source
