@@ -33,7 +33,7 @@ func (s *shard) meet(c *claim) (uint32, bool) {
 		return 0, false
 	}
 	s.book.Flows.Seen++
-	why := s.unwanted()
+	why := s.unwanted(c.time)
 	if why == report.None {
 		if slot, ok := s.insert(); ok {
 			s.begin(slot, at, c)
@@ -163,7 +163,7 @@ func (r *record) answers(irs packet.Seq) {
 // says why.
 func (s *shard) admit(slot uint32, r *record) (report.Reason, bool) {
 	switch {
-	case s.phase != phaseRunning:
+	case s.phase >= phaseFinishing || r.syn >= s.stop.at:
 		return s.refuse(slot, r, report.Draining), false
 	case s.sieve != nil:
 		s.screen(r)

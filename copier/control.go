@@ -44,17 +44,25 @@ func (f *fleet) table(drain func()) ctl.Table {
 			Help: "copy a further port, or one no more; with several targets add needs the TARGET's name", Do: f.remap,
 		},
 		"drain": {Help: "end as by SIGTERM: no new connections, the open ones have time", Do: func(context.Context, []string) (any, error) {
-			drain()
+			f.end(drain)
 			return "draining", nil
 		}},
 		"stop": {Help: "end at once: all sessions are cut", Do: func(context.Context, []string) (any, error) {
 			for _, c := range f.copiers {
 				c.halts.Do(func() { close(c.halt) })
 			}
-			drain()
+			f.end(drain)
 			return "stopping", nil
 		}},
 	}
+}
+
+// end has the copiers drain. What clients begin once that is answered is not copied.
+func (f *fleet) end(drain func()) {
+	for _, c := range f.copiers {
+		c.order()
+	}
+	drain()
 }
 
 // on does something to copiers, and joins what they say.

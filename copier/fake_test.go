@@ -24,6 +24,7 @@ type fakeRing struct {
 	wake   chan struct{}
 	closed bool
 	stats  capture.Stats
+	slow   time.Duration // not 0: a block is one packet, and takes so long
 }
 
 func newFakeRing() *fakeRing { return &fakeRing{wake: make(chan struct{}, 1)} }
@@ -41,13 +42,21 @@ func (r *fakeRing) Next(timeout time.Duration) (bool, error) {
 	for {
 		r.mu.Lock()
 		r.block, r.next = r.next, nil
+		if r.slow > 0 && len(r.block) > 1 {
+			r.block, r.next = r.block[:1], r.block[1:]
+		}
 		closed := r.closed
 		r.mu.Unlock()
 		switch {
 		case closed:
 			return false, os.ErrClosed
 		case len(r.block) > 0:
+			if r.slow > 0 {
+				<-time.After(r.slow)
+			}
 			return true, nil
+		case timeout == 0:
+			return false, nil
 		}
 		select {
 		case <-r.wake:

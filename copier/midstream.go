@@ -40,7 +40,7 @@ func (s *shard) observe(at int) (uint32, report.Reason) {
 	why := report.Midstream
 	if !s.orders.adopt.Takes(&s.tuple.Client, s.tuple.ClientPort) {
 		why = report.SampledOut
-	} else if !s.skip && s.phase == phaseRunning {
+	} else if !s.skip && !s.stopped(s.at) {
 		if s.book.Flows.Observed >= uint64(max(s.table.Max()/observedShare, 1)) {
 			s.unobserve()
 		}
@@ -148,7 +148,7 @@ func (r *record) observed(v *packet.View) {
 // adopt opens an observed flow at the responder, beginning with v. It reports false
 // when that cannot be now: there will be other turns.
 func (s *shard) adopt(slot uint32, r *record, p *capture.Packet, v *packet.View) bool {
-	if s.phase != phaseRunning || !s.up || s.orders.paused || s.lane.Room() < s.lane.Size()/2 || !s.sieve.takes(v.Payload) {
+	if s.stopped(p.Time) || !s.up || s.orders.paused || s.lane.Room() < s.lane.Size()/2 || !s.sieve.takes(v.Payload) {
 		return false
 	}
 	// seen counts from here on, behind the server's greeting.

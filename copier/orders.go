@@ -78,11 +78,11 @@ func (s *shard) unmap() {
 	}
 }
 
-// unwanted returns why a connection that begins with s.tuple is not to be copied,
-// or None.
-func (s *shard) unwanted() report.Reason {
+// unwanted returns why a connection that began with s.tuple at a time is not to be
+// copied, or None.
+func (s *shard) unwanted(began int64) report.Reason {
 	switch {
-	case s.phase != phaseRunning:
+	case s.stopped(began):
 		return report.Draining
 	case !s.orders.admit.Takes(&s.tuple.Client, s.tuple.ClientPort):
 		return report.SampledOut

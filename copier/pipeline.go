@@ -66,6 +66,8 @@ type shard struct {
 	copies  frame.Copies // what the responder last told of the lane's
 
 	phase  phase // as of this block
+	stop   stop
+	at     int64 // time of the packet
 	orders *orders
 	epoch  uint64 // the lane's, of all open flows
 	up     bool
@@ -90,12 +92,13 @@ type shard struct {
 	owed   int // records that owe the lane a frame
 	book   report.Ledger
 
-	asked atomic.Int32 // phase, set by Run
-	told  atomic.Pointer[orders]
-	quiet chan struct{} // gets a value once draining and no flow is live
-	ended chan struct{} // gets a value once finishing and the responder was told of all ends
-	mu    sync.Mutex
-	shown report.Ledger // of book, guarded by mu
+	asked   atomic.Int32 // phase, set by Run
+	ordered atomic.Int64 // when it was to drain, in the packets' time; 0 at once
+	told    atomic.Pointer[orders]
+	quiet   chan struct{} // gets a value once draining and no flow is live
+	ended   chan struct{} // gets a value once finishing and the responder was told of all ends
+	mu      sync.Mutex
+	shown   report.Ledger // of book, guarded by mu
 }
 
 // source is what a shard needs of a ring; see [capture.Ring].
@@ -156,8 +159,8 @@ func (s *shard) run() error {
 		if err != nil {
 			return fmt.Errorf("capture: %w", err)
 		}
-		s.follow()
 		s.advance(time.Now())
+		s.follow()
 		if ready {
 			for s.ring.Packet(&p) {
 				s.one(&p)
@@ -178,7 +181,7 @@ func (s *shard) next() (ready bool, err error) {
 	if ready || err != nil {
 		return ready, err
 	}
-	return s.ring.Next(tick)
+	return s.ring.Next(s.patience())
 }
 
 // advance moves the shard's clock on to now. When the shard was not woken for more
@@ -196,6 +199,7 @@ func (s *shard) advance(now time.Time) {
 // one handles one packet. It borrows p until it returns.
 func (s *shard) one(p *capture.Packet) {
 	s.book.Packets.Captured++
+	s.at = p.Time
 	v := &s.view
 	f := p.Fault
 	if f == packet.OK {
@@ -291,13 +295,13 @@ func (s *shard) follow() {
 	if o := s.told.Load(); o != s.orders {
 		s.obey(o)
 	}
-	if p := phase(s.asked.Load()); p != s.phase {
+	if p := phase(s.asked.Load()); p != s.phase && (p != phaseDraining || s.caughtUp()) {
 		if s.phase < phaseFinishing && p >= phaseFinishing {
 			s.giveUpAll()
 		}
 		s.phase = p
 	}
-	if s.phase >= phaseDraining && s.book.Flows.Live == 0 && s.book.Sessions.Open == 0 && s.book.Copies.Open == 0 {
+	if s.drained() {
 		signal(s.quiet)
 	}
 	if s.phase >= phaseFinishing && (s.owed == 0 || !s.up) {

@@ -131,6 +131,7 @@ type copier struct {
 	halt     chan struct{} // closed: do not wait for flows that live
 	halts    sync.Once
 	draining atomic.Bool
+	ordered  atomic.Int64 // when the copier was told to end, in the packets' time
 	ended    atomic.Bool
 	recorder *recording.Recorder
 	records  bool            // it is named in this copier's report
@@ -263,6 +264,22 @@ func refused(err error) bool {
 	return false
 }
 
+// order notes that the copier is told to end: what is captured from now on is behind that.
+func (c *copier) order() { c.ordered.CompareAndSwap(0, time.Now().UnixNano()) }
+
+// stop has the shards admit no flows that began after the order. Packets of a recording
+// bear other times: there it takes effect at once.
+func (c *copier) stop() {
+	if c.player != nil {
+		c.ask(phaseDraining)
+		return
+	}
+	c.order()
+	for _, s := range c.shards {
+		s.stopAt(c.ordered.Load())
+	}
+}
+
 func (c *copier) ask(p phase) {
 	for _, s := range c.shards {
 		s.ask(p)
@@ -273,7 +290,7 @@ func (c *copier) ask(p phase) {
 func (c *copier) drain(failed context.Context) {
 	c.draining.Store(true)
 	c.cfg.Log.Info("stopping: no new flows, waiting for the live ones", "drain", c.cfg.Drain)
-	c.ask(phaseDraining)
+	c.stop()
 	wait, cancel := context.WithTimeout(failed, c.cfg.Drain)
 	defer cancel()
 	for _, s := range c.shards {

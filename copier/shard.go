@@ -32,6 +32,7 @@ func newShard(ring source, l lane, maps *mapping, n int, offset func() time.Dura
 		quiet:  make(chan struct{}, 1),
 		ended:  make(chan struct{}, 1),
 		orders: &orders{},
+		stop:   noStop(),
 	}
 	s.told.Store(s.orders)
 	return s

@@ -50,7 +50,7 @@ func (s *shard) strangeAnswer(v *packet.View) {
 		switch {
 		case !ok:
 			s.book.Packets.Unmapped++
-		case s.skip || s.phase != phaseRunning || v.PayloadLen == 0 || v.Flags&(packet.SYN|packet.FIN|packet.RST|packet.ACK) != packet.ACK:
+		case s.skip || s.stopped(s.at) || v.PayloadLen == 0 || v.Flags&(packet.SYN|packet.FIN|packet.RST|packet.ACK) != packet.ACK:
 			s.book.Packets.NoFlow++
 		case !s.meetServer(at, v):
 			s.book.Packets.Refused++

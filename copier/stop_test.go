@@ -1,0 +1,222 @@
+package copier
+
+import (
+	"context"
+	"fmt"
+	"net/netip"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"flowtwin/copier/capture"
+	"flowtwin/copier/report"
+)
+
+// short returns the packets of a short connection of one of many clients.
+func short(i int) []capture.Packet {
+	c := newConn()
+	c.client = netip.AddrPortFrom(clientAddr.Addr(), uint16(1000+i))
+	return append(c.handshake(), c.data(fmt.Sprint(i)), c.answer(10), c.fin(), c.serverFin(), c.ack())
+}
+
+// begin runs the rig; order has it drain, as ctl does, and done gets how it ended.
+func (r *rig) begin(t *testing.T) (order func(), done chan error) {
+	t.Helper()
+	r.tellLocked(nil)
+	ctx, cancel := context.WithCancel(t.Context())
+	done = make(chan error, 1)
+	go func() { done <- r.run(ctx) }()
+	synctest.Wait()
+	return func() {
+		if _, err := r.ask(t, cancel, "drain"); err != nil {
+			t.Error(err)
+		}
+	}, done
+}
+
+// fill captures packets now, into a block that the kernel hands over later.
+func (r *rig) fill(later time.Duration, packets ...capture.Packet) {
+	for i := range packets {
+		packets[i].Time = time.Now().UnixNano()
+	}
+	time.AfterFunc(later, func() { r.ring.put(packets...) })
+}
+
+// wantFlows checks how many flows were copied whole, and refused by the order to stop.
+func (r *rig) wantFlows(t *testing.T, copied, refused int) {
+	t.Helper()
+	l := r.shards[0].ledger()
+	if got := l.Flows.Refused[report.Draining]; int(got) != refused {
+		t.Errorf("%d flows refused as draining, want %d", got, refused)
+	}
+	if len(r.lane.sessions) != copied {
+		t.Fatalf("%d sessions, want %d", len(r.lane.sessions), copied)
+	}
+	for _, s := range r.lane.sessions {
+		if len(s.data) == 0 || len(s.ends) != 1 || s.ends[0] != "fin" {
+			t.Errorf("session got %q, ends %v", s.data, s.ends)
+		}
+	}
+	if wrong := l.Check(); len(wrong) > 0 {
+		t.Error(wrong)
+	}
+}
+
+// What the kernel captured before the order lies in a block that it has not handed
+// over: those connections began before it, and what comes behind it in the same block
+// did not.
+func TestStopCopiesWhatWasCapturedBefore(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t)
+		order, done := r.begin(t)
+		r.fill(2*retire, short(1)...)
+		last := short(2)
+		r.fill(2*retire, last[0])
+		<-time.After(time.Millisecond)
+		began := time.Now()
+		order()
+		r.fill(2*retire, last[1:]...) // began before, established after
+		r.fill(2*retire, short(3)...)
+		if err := <-done; err != nil {
+			t.Fatal(err)
+		}
+		if d := time.Since(began); d > 2*tick {
+			t.Errorf("ended after %v", d)
+		}
+		r.wantFlows(t, 2, 1)
+	})
+}
+
+// A busy host's shard has a whole ring to read when the order comes.
+func TestStopReadsTheRing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t)
+		order, done := r.begin(t)
+		r.ring.slow = 10 * time.Millisecond // a packet
+		const n = 10
+		for i := range n {
+			r.fill(0, short(i)...)
+		}
+		<-time.After(time.Millisecond)
+		order()
+		<-time.After(openBlock)
+		for i := range n {
+			r.fill(0, short(n+i)...)
+		}
+		if err := <-done; err != nil {
+			t.Fatal(err)
+		}
+		r.wantFlows(t, n, 1) // what is behind the first of these is not read any more
+	})
+}
+
+// Nothing to copy: nobody waits.
+func TestStopOfAnIdleRing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t)
+		order, done := r.begin(t)
+		<-time.After(time.Minute)
+		began := time.Now()
+		order()
+		if err := <-done; err != nil {
+			t.Fatal(err)
+		}
+		if d := time.Since(began); d != openBlock {
+			t.Errorf("ended after %v, want %v", d, openBlock)
+		}
+	})
+}
+
+// A clock that is set while the copier ends must neither hold it up nor let
+// connections in for as long. The ring is never empty.
+func TestStopWhileTheClockIsSet(t *testing.T) {
+	const each = 5 * time.Millisecond // a packet
+	for name, tt := range map[string]struct {
+		by   time.Duration
+		most time.Duration // until no flow is admitted
+	}{
+		"back":  {-time.Hour, catchUpMost},
+		"ahead": {time.Hour, 0},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				r := newRig(t)
+				order, done := r.begin(t)
+				live := newConn()
+				r.capture(live.handshake()...)
+				r.ring.slow = each
+				began := time.Now()
+				order()
+				for i := range 200 {
+					packets := short(i)
+					for k := range packets {
+						packets[k].Time = time.Now().Add(tt.by).UnixNano()
+					}
+					r.ring.put(packets...)
+				}
+				if err := <-done; err != nil {
+					t.Fatal(err)
+				}
+				if d := time.Since(began); d > r.cfg.Drain+tick {
+					t.Errorf("ended after %v, want %v", d, r.cfg.Drain)
+				}
+				packets := len(r.lane.sessions[1:]) * len(short(0))
+				if d := time.Duration(packets) * each; d > tt.most+50*time.Millisecond || d < tt.most/2 {
+					t.Errorf("flows were admitted for %v, want %v", d, tt.most)
+				}
+			})
+		})
+	}
+}
+
+// A handshake that was under way has time to be done; one that never is, a SYN of a
+// scan, does not keep the copier for all of --drain.
+func TestStopDuringHandshakes(t *testing.T) {
+	for name, after := range map[string]time.Duration{"slow": 300 * time.Millisecond, "never": time.Hour} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				r := newRig(t)
+				order, done := r.begin(t)
+				packets := short(1)
+				r.fill(0, packets[:2]...)
+				<-time.After(time.Millisecond)
+				began := time.Now()
+				order()
+				time.AfterFunc(after, func() { r.fill(0, packets[2:]...) })
+				if err := <-done; err != nil {
+					t.Fatal(err)
+				}
+				if d := time.Since(began); d > handshakeMost+openBlock+2*tick {
+					t.Errorf("ended after %v", d)
+				}
+				if name == "slow" {
+					r.wantFlows(t, 1, 0)
+				} else {
+					r.wantFlows(t, 0, 1)
+				}
+			})
+		})
+	}
+}
+
+// A connection that was there before the copier is not taken behind the order either,
+// though the shard is still catching up.
+func TestStopAdoptsNothing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t)
+		order, done := r.begin(t)
+		before, behind := newConn(), newConn()
+		before.client = netip.MustParseAddrPort("192.0.2.8:1")
+		r.fill(2*retire, before.answer(10), before.data("before"))
+		<-time.After(time.Millisecond)
+		order()
+		<-time.After(time.Millisecond)
+		r.fill(2*retire, behind.answer(10), behind.data("behind"))
+		if err := <-done; err != nil {
+			t.Fatal(err)
+		}
+		if len(r.lane.sessions) != 1 || string(r.lane.sessions[0].data) != "before" {
+			t.Errorf("%d sessions", len(r.lane.sessions))
+		}
+	})
+}
