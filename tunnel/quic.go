@@ -34,6 +34,11 @@ const maxReason = 900
 // udpBuffer is what quic-go wants of the sockets' buffers.
 const udpBuffer = 7 << 20
 
+// smallestPacket is how large packets are to begin with: what every path has to carry
+// (RFC 9000, 14), VPNs with an MTU of 1280 included. quic-go finds out what fits; its
+// own beginning, 1280, does not fit there, and nobody would ever answer.
+const smallestPacket = 1200
+
 // Flow control: what may wait unread in a lane, and in a lane's returns.
 const (
 	laneWindow    = 16 << 20
@@ -51,6 +56,7 @@ func quicConfig(biStreams int64, lanes int, window uint64) *quic.Config {
 	}
 	room := uint64(lanes)*window + controlWindow
 	return &quic.Config{
+		InitialPacketSize:              smallestPacket,
 		HandshakeIdleTimeout:           handshakeTimeout / 2, // quic-go allows twice that in all
 		MaxIdleTimeout:                 idleTimeout,
 		MaxStreamReceiveWindow:         window,
