@@ -145,6 +145,9 @@ func (c *copier) setCopies(args []string) (string, error) {
 	if err != nil || !(n >= 1 && n <= MaxCopies) {
 		return "", fmt.Errorf("%q is not within 1..%d", args[0], MaxCopies)
 	}
+	if c.cfg.Record != nil && c.cfg.Record.Alone {
+		return "", errNotCopied
+	}
 	c.sampling.mu.Lock()
 	defer c.sampling.mu.Unlock()
 	c.amount = newAmount(n, c.cfg.Jitter)

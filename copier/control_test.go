@@ -268,9 +268,12 @@ func TestRateIsToldToTheResponder(t *testing.T) {
 	if err != nil || strings.Count(string(b), `"rate_connections":0.5,"rate_bytes":10000000`) != 2 {
 		t.Errorf("status: %.300s, %v", b, err)
 	}
-	f.copiers[0].tunnel = noTunnel{}
-	if _, err := do("bytes", "off"); err == nil || !strings.Contains(err.Error(), "nothing is copied") {
+	f.copiers[0].tunnel, f.copiers[0].cfg.Record = noTunnel{}, &Record{Alone: true}
+	if _, err := do("bytes", "off"); !errors.Is(err, errNotCopied) {
 		t.Errorf("while only recording: %v", err)
+	}
+	if _, err := f.table(func() {})["n"].Do(t.Context(), []string{"2"}); !errors.Is(err, errNotCopied) {
+		t.Errorf("copies while only recording: %v", err)
 	}
 }
 

@@ -10,6 +10,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"flowtwin/copier/offline"
 	"flowtwin/copier/report"
 	"flowtwin/internal/http1"
 	"flowtwin/tunnel/frame"
@@ -18,13 +19,20 @@ import (
 // dryRun says what a recording holds and what of it would be replayed. The shard
 // does all that it does otherwise, with a lane that only notes.
 func dryRun(ctx context.Context, cfg Config) (err error) {
+	r := *cfg.Replay
+	endless := r.Loops == offline.Forever
+	if endless {
+		r.Loops = 1
+	}
+	cfg.Replay = &r
 	feed, closeInput, err := cfg.Replay.open(&cfg)
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, closeInput()) }()
 	out := bufio.NewWriter(cfg.Out)
-	lane := &dryLane{out: out, flows: make(map[uint32]*dryFlow)}
+	lane := &dryLane{out: out, flows: make(map[uint32]*dryFlow), amount: newAmount(cfg.Copies, 0)}
+	copies := cfg.Copies
 	p := newPlayer(feed, &Replay{Pace: PaceTarget, Loops: 1})
 	p.lead = lead{segments: 1 << 62, bytes: 1 << 62, sessions: 1 << 62}
 	cfg.Copies, cfg.Ramp, cfg.More = 1, 0, nil
@@ -53,6 +61,12 @@ func dryRun(ctx context.Context, cfg Config) (err error) {
 	sum := &report.Summary{Final: true, Recording: recordingOf(p), Ledger: s.book}
 	fmt.Fprintf(out, "\n%d connections, %d requests of HTTP/1, %d turns, %d bytes in %d segments; %v recorded\n",
 		s.book.Flows.Admitted, lane.sum.requests, lane.sum.turns, lane.sum.bytes, lane.sum.segments, sum.Recording.Played.Round(time.Millisecond))
+	if copies > 1 {
+		fmt.Fprintf(out, "with -n %v: %d connections, %d requests\n", copies, lane.sum.sessions, lane.sum.copied)
+	}
+	if endless {
+		fmt.Fprintln(out, "this again and again: --loop forever")
+	}
 	sum.WriteSkipped(out)
 	if err := out.Flush(); err != nil {
 		return err
@@ -66,6 +80,7 @@ type dryLane struct {
 	shard   *shard
 	out     *bufio.Writer
 	flows   map[uint32]*dryFlow
+	amount  amount
 	returns []byte
 	lent    []byte
 
@@ -81,6 +96,8 @@ type dryFlow struct {
 	bytes    uint64
 	turns    uint64
 	requests uint64
+	sessions uint64 // with all copies
+	copied   uint64 // requests, with all copies
 	cursor   http1.Cursor
 	head     []byte // of a request, as far as it has come
 	plain    bool   // not HTTP/1
@@ -115,7 +132,9 @@ func (l *dryLane) Data(slot uint32, seen uint64, _ int64, payload []byte) bool {
 	}
 	if f.segments == 0 || seen > f.seen {
 		f.turns++
-		f.seen = seen
+	}
+	if seen != seenUnknown {
+		f.seen = max(f.seen, seen)
 	}
 	f.segments++
 	f.bytes += uint64(len(payload))
@@ -183,6 +202,9 @@ func (l *dryLane) end(slot uint32, how string, closed frame.CloseHow) bool {
 	s.bytes += f.bytes
 	s.turns += f.turns
 	s.requests += f.requests
+	n := uint64(l.amount.of(&k.Tuple))
+	s.sessions += n
+	s.copied += n * f.requests
 	l.returns = frame.AppendClosed(l.returns, slot, &frame.Closed{
 		How: closed, DeliveredBytes: f.bytes, DeliveredSegments: f.segments, Turns: f.turns,
 	})

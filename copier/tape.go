@@ -173,8 +173,11 @@ func (noTunnel) SetMaps(context.Context, []tunnel.Map) error { return nil }
 
 // SetRates implements client.
 func (noTunnel) SetRates(context.Context, tunnel.Rates) (bool, error) {
-	return false, errors.New("nothing is copied")
+	return false, errNotCopied
 }
+
+// errNotCopied says why sessions cannot be had otherwise.
+var errNotCopied = errors.New("nothing is copied: --record without a responder")
 
 // Finish implements client.
 func (noTunnel) Finish(context.Context) error { return nil }

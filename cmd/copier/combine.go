@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 
+	"flowtwin/copier"
 	"flowtwin/internal/cli"
 	"flowtwin/tunnel"
 )
@@ -41,6 +42,8 @@ func (r *raw) combined(fs *cli.Flags) error {
 	switch {
 	case fs.Changed("jitter") && c.Copies == 1 && c.Control == "":
 		return errors.New("--jitter: there are no copies to spread; their number is -n")
+	case c.Ramp > 0 && c.Replay != nil && !dry && c.Replay.Pace == copier.PaceTarget && c.Replay.Loops == 1:
+		return errors.New("--ramp: a recording at the target's pace (--pace=target) is over before; repeat it with --loop, or let the clock set the pace")
 	case dry && len(r.maps) > 1 && max(len(r.servers), len(r.inviteFiles)) > 1:
 		return errors.New("-x: a dry run shows one responder's connections; give its maps in one -x")
 	}

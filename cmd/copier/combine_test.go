@@ -52,6 +52,11 @@ func TestFlagsThatDoNotGoTogether(t *testing.T) {
 		{copied + "--ramp 1m", ""},
 		{copied + "--rate-connections 5 -n 3", ""},
 		{replayed + "--rate-bytes 5k --loop 3", ""},
+		{replayed + "--ramp 1m --pace=target", "--ramp: a recording at the target's pace"},
+		{replayed + "--ramp 1m --pace=target --loop forever", ""},
+		{replayed + "--ramp 1m", ""},
+		{dry + "--ramp 1m --pace=target", ""},
+		{dry + "--loop forever", ""},
 		{copied + "--shards 2 --decap gre", "--shards: mirrored packets"},
 		{copied + "--connections 2 --decap gre", "--connections: mirrored packets"},
 	}
