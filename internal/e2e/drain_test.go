@@ -5,7 +5,6 @@ package e2e
 import (
 	"context"
 	"path/filepath"
-	"strings"
 	"syscall"
 	"testing"
 
@@ -69,19 +68,11 @@ func TestStopIsByThePacketsTime(t *testing.T) {
 			}
 			report := s.end(copier, responder)
 			rig.Until(s.within(), func() bool { _, _, open := target.Counts(); return open == 0 })
-			named := func(l traffic.Log, name string) (of traffic.Log) {
-				for _, c := range l {
-					if len(c) > 0 && strings.HasPrefix(c[0].Path, "/"+name+"/") {
-						of = append(of, c)
-					}
-				}
-				return of
-			}
-			s.compare(named(online.Log(), "before"), named(target.Log(), "before"))
-			if n := len(named(target.Log(), "behind")); n > 0 {
+			s.compare(only(online.Log(), "/before/"), only(target.Log(), "/before/"))
+			if n := len(only(target.Log(), "/behind/")); n > 0 {
 				t.Errorf("%d of %d connections are copied that began behind the order", n, behind.Connections)
 			}
-			t.Logf("%d of %d connections around the order are copied; refused %v", len(named(target.Log(), "around")), others.Connections, report.Flows.Refused)
+			t.Logf("%d of %d connections around the order are copied; refused %v", len(only(target.Log(), "/around/")), others.Connections, report.Flows.Refused)
 			if got := len(target.Log()); got != int(report.Sessions.Opened) || got < int(before.Connections) {
 				t.Errorf("target saw %d connections, %d sessions", got, report.Sessions.Opened)
 			}
