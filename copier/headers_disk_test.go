@@ -8,22 +8,15 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"flowtwin/internal/testnet"
 )
 
 // Of a full disk the file's reader must find whole packets, and whoever started the
 // copier an error at the end.
 func TestHeadersOnAFullDisk(t *testing.T) {
 	dir := t.TempDir()
-	if err := unix.Mount("tmpfs", dir, "tmpfs", 0, "size=64k"); errors.Is(err, unix.EPERM) {
-		t.Skip("mounting a small disk needs root")
-	} else if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := unix.Unmount(dir, unix.MNT_DETACH); err != nil {
-			t.Error(err)
-		}
-	})
+	testnet.SmallDisk(t, dir, "64k")
 	h, err := newHeaderFile(filepath.Join(dir, "headers.pcap"), slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)

@@ -6,22 +6,15 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"flowtwin/internal/testnet"
 )
 
 // A disk that is full ends the recording, not the copying; what is on it can be read
 // to its end, and all packets are counted.
 func TestFullDisk(t *testing.T) {
 	cfg := config(t)
-	if err := unix.Mount("tmpfs", cfg.Dir, "tmpfs", 0, "size=256k"); errors.Is(err, unix.EPERM) {
-		t.Skip("mounting a small disk needs root")
-	} else if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := unix.Unmount(cfg.Dir, unix.MNT_DETACH); err != nil {
-			t.Error(err)
-		}
-	})
+	testnet.SmallDisk(t, cfg.Dir, "256k")
 	r := open(t, cfg)
 	s := r.Sink()
 	const n = 1000

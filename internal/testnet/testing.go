@@ -4,6 +4,8 @@ import (
 	"errors"
 	"os"
 	"testing"
+
+	"golang.org/x/sys/unix"
 )
 
 // New makes a namespace with a unique name that contains name, and removes it
@@ -30,6 +32,21 @@ func RequireRoot(tb testing.TB) {
 	if os.Geteuid() != 0 {
 		skipOrFail(tb, ErrPrivilege)
 	}
+}
+
+// SmallDisk mounts an empty disk of a size such as "64k" at dir until the test ends.
+// Without root it skips the test, or fails it when FLOWTWIN_REQUIRE_ROOT=1.
+func SmallDisk(tb testing.TB, dir, size string) {
+	tb.Helper()
+	RequireRoot(tb)
+	if err := unix.Mount("tmpfs", dir, "tmpfs", 0, "size="+size); err != nil {
+		tb.Fatal(err)
+	}
+	tb.Cleanup(func() {
+		if err := unix.Unmount(dir, unix.MNT_DETACH); err != nil {
+			tb.Error(err)
+		}
+	})
 }
 
 func skipOrFail(tb testing.TB, err error) {
