@@ -42,10 +42,9 @@ type raw struct {
 }
 
 // rawTun makes the device of raw clients and the routes to it.
-func rawTun(t *testing.T, l *testnet.Lab) (f *os.File) {
+func rawTun(t *testing.T, l *testnet.Lab) *os.File {
 	t.Helper()
-	var err error
-	l.Clients.Do(func() { f, err = openTun("raw0") })
+	f, err := l.Clients.OpenTun("raw0", unix.IFF_TUN)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -59,23 +58,6 @@ func rawTun(t *testing.T, l *testnet.Lab) (f *os.File) {
 		t.Fatal(err)
 	}
 	return f
-}
-
-func openTun(dev string) (*os.File, error) {
-	req, err := unix.NewIfreq(dev)
-	if err != nil {
-		return nil, err
-	}
-	fd, err := unix.Open("/dev/net/tun", unix.O_RDWR|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return nil, err
-	}
-	req.SetUint16(unix.IFF_TUN | unix.IFF_NO_PI)
-	if err := unix.IoctlIfreq(fd, unix.TUNSETIFF, req); err != nil {
-		_ = unix.Close(fd)
-		return nil, err
-	}
-	return os.NewFile(uintptr(fd), dev), nil
 }
 
 // connect shakes hands, the client's numbers beginning with iss.

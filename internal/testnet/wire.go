@@ -75,7 +75,7 @@ func (w *Wire) Stats() (forwarded, lost, reordered uint64) {
 }
 
 func openTap(ns *NS, dev string) (f *os.File, err error) {
-	ns.Do(func() { f, err = newTap(dev) })
+	f, err = ns.OpenTun(dev, unix.IFF_TAP)
 	if err != nil {
 		return nil, fmt.Errorf("tap %s in %s: %w", dev, ns.name, err)
 	}
@@ -89,7 +89,14 @@ func openTap(ns *NS, dev string) (f *os.File, err error) {
 	return f, nil
 }
 
-func newTap(dev string) (*os.File, error) {
+// OpenTun makes a TUN or TAP device in the namespace, as mode says (unix.IFF_TUN or
+// IFF_TAP), which is there until the file is closed.
+func (n *NS) OpenTun(dev string, mode uint16) (f *os.File, err error) {
+	n.Do(func() { f, err = openTun(dev, mode) })
+	return f, err
+}
+
+func openTun(dev string, mode uint16) (*os.File, error) {
 	req, err := unix.NewIfreq(dev)
 	if err != nil {
 		return nil, err
@@ -98,7 +105,7 @@ func newTap(dev string) (*os.File, error) {
 	if err != nil {
 		return nil, err
 	}
-	req.SetUint16(unix.IFF_TAP | unix.IFF_NO_PI)
+	req.SetUint16(mode | unix.IFF_NO_PI)
 	if err := unix.IoctlIfreq(fd, unix.TUNSETIFF, req); err != nil {
 		return nil, errors.Join(err, unix.Close(fd))
 	}
