@@ -118,7 +118,7 @@ func TestNothingIsForwarded(t *testing.T) {
 	h.ns.Run(t, "nft", "add table ip t; add chain ip t c { type nat hook prerouting priority -100; }; add rule ip t c ip daddr 10.9.0.1 tcp dport 81 dnat to 10.5.0.2:80")
 	h.open(t, Config{Loopback: true})
 	for _, family := range []string{"ipv4", "ipv6"} {
-		if got := strings.TrimSpace(h.ns.Run(t, "sysctl", "-n", "net."+family+".conf."+h.net.Name()+".forwarding")); got != "0" {
+		if got := strings.TrimSpace(h.ns.Run(t, "cat", sysctlPath(family, h.net.Name(), "forwarding"))); got != "0" {
 			t.Errorf("%s: forwarding on the device is %s", family, got)
 		}
 	}
@@ -156,7 +156,7 @@ func TestNothingIsForwarded(t *testing.T) {
 func TestLoopbackIsOpenedWhenUsed(t *testing.T) {
 	h := open(t, Config{Loopback: true})
 	localnet := func() string {
-		return strings.TrimSpace(h.ns.Run(t, "sysctl", "-n", "net.ipv4.conf."+h.net.Name()+".route_localnet"))
+		return strings.TrimSpace(h.ns.Run(t, "cat", sysctlPath("ipv4", h.net.Name(), "route_localnet")))
 	}
 	if err := h.net.CheckTarget(netip.MustParseAddrPort("10.9.0.1:80")); err != nil {
 		t.Error(err)

@@ -112,7 +112,9 @@ func TestNetNSKeepsItsThreads(t *testing.T) {
 // which knob it is.
 func TestFilterBeyondTheSocketsMemory(t *testing.T) {
 	_, server := pair(t)
-	server.Run(t, "sysctl", "-qw", "net.core.optmem_max=20480")
+	if err := server.Sysctl("net.core.optmem_max", "20480"); err != nil {
+		t.Fatal(err)
+	}
 	cfg := Config{}
 	for i := range 128 {
 		cfg.Matches = append(cfg.Matches, Match{Addr: netip.AddrFrom4([4]byte{10, 0, 0, byte(i)}), Port: 80})
