@@ -1,7 +1,6 @@
 package copier
 
 import (
-	"strings"
 	"testing"
 	"time"
 
@@ -13,13 +12,7 @@ import (
 // Each row is what can happen to an open flow, and what the target is to see.
 func TestEnds(t *testing.T) {
 	const rst = packet.RST | packet.ACK
-	tests := []struct {
-		name   string
-		script func(b *bench, c *conn)
-		data   string
-		ends   string
-		check  func(b *bench) bool
-	}{
+	playAll(t, []play{
 		{"client resets", func(b *bench, c *conn) {
 			b.feed(c.data("a"), c.in(rst, c.sent, ""))
 		}, "a", "reset", func(b *bench) bool { return b.book.Flows.Ended[report.ClientReset] == 1 }},
@@ -233,20 +226,5 @@ func TestEnds(t *testing.T) {
 		}, "a", "", func(b *bench) bool {
 			return b.book.Client.Dropped[report.SessionOver].Bytes == 2 && b.book.Flows.GivenUp[report.SessionOver] == 1 && b.table.Len() == 0
 		}},
-	}
-	for _, tt := range tests {
-		t.Run(tt.name, func(t *testing.T) {
-			b, c := newBench(t), newConn()
-			b.feed(c.handshake()...)
-			tt.script(b, c)
-			s := b.lane.sessions[0]
-			b.wantData(s, tt.data)
-			if got := strings.Join(s.ends, " "); got != tt.ends {
-				t.Errorf("ends %q, want %q", got, tt.ends)
-			}
-			if !tt.check(b) {
-				t.Errorf("books are %+v", b.book)
-			}
-		})
-	}
+	})
 }

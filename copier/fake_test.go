@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"net/netip"
 	"os"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -348,6 +349,34 @@ func (b *bench) wantDropped(why report.Reason, n uint64) {
 	b.t.Helper()
 	if got := b.book.Client.Dropped[why].Bytes; got != n {
 		b.t.Errorf("%d bytes dropped as %s, want %d", got, why, n)
+	}
+}
+
+// A play is what can happen to an open flow, and what the target is to see of it.
+type play struct {
+	name   string
+	script func(b *bench, c *conn)
+	data   string
+	ends   string
+	check  func(b *bench) bool
+}
+
+func playAll(t *testing.T, plays []play) {
+	t.Helper()
+	for _, p := range plays {
+		t.Run(p.name, func(t *testing.T) {
+			b, c := newBench(t), newConn()
+			b.feed(c.handshake()...)
+			p.script(b, c)
+			s := b.lane.sessions[0]
+			b.wantData(s, p.data)
+			if got := strings.Join(s.ends, " "); got != p.ends {
+				t.Errorf("ends %q, want %q", got, p.ends)
+			}
+			if !p.check(b) {
+				t.Errorf("books are %+v", b.book)
+			}
+		})
 	}
 }
 

@@ -17,13 +17,7 @@ import (
 // flow that lives; or what could be that, and is the flow's end.
 func TestOutOfSequence(t *testing.T) {
 	const rst, fin = packet.RST | packet.ACK, packet.FIN | packet.ACK
-	tests := []struct {
-		name   string
-		script func(b *bench, c *conn)
-		data   string
-		ends   string
-		check  func(b *bench) bool
-	}{
+	playAll(t, []play{
 		{"FIN of an older connection", func(b *bench, c *conn) {
 			b.feed(c.data("abc"), c.in(fin, -5000, ""), c.data("d"))
 		}, "abcd", "", func(b *bench) bool { return b.book.Flows.Live == 1 }},
@@ -156,22 +150,7 @@ func TestOutOfSequence(t *testing.T) {
 		{"segment behind the server's window", func(b *bench, c *conn) {
 			b.feed(c.in(packet.ACK, 65535+windowSlack+1, "far"), c.data("a"))
 		}, "a", "", func(b *bench) bool { return b.book.Client.Dropped[report.Outside].Bytes == 3 && b.store.Len() == 0 }},
-	}
-	for _, tt := range tests {
-		t.Run(tt.name, func(t *testing.T) {
-			b, c := newBench(t), newConn()
-			b.feed(c.handshake()...)
-			tt.script(b, c)
-			s := b.lane.sessions[0]
-			b.wantData(s, tt.data)
-			if got := strings.Join(s.ends, " "); got != tt.ends {
-				t.Errorf("ends %q, want %q", got, tt.ends)
-			}
-			if !tt.check(b) {
-				t.Errorf("books are %+v", b.book)
-			}
-		})
-	}
+	})
 }
 
 // A SYN in another's handshake takes over only when it is the one that the server
