@@ -24,8 +24,8 @@ import (
 	"github.com/vishvananda/netns"
 )
 
-// ErrPrivilege says that this process may not make network namespaces.
-var ErrPrivilege = errors.New("network namespaces need root")
+// ErrPrivilege says that this process may not make network namespaces, or mount disks.
+var ErrPrivilege = errors.New("network namespaces and mounts need root")
 
 // An NS is a named network namespace of its own, with lo up. It can also be seen
 // with "ip netns".
