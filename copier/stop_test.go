@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net/netip"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -217,6 +218,85 @@ func TestStopAdoptsNothing(t *testing.T) {
 		}
 		if len(r.lane.sessions) != 1 || string(r.lane.sessions[0].data) != "before" {
 			t.Errorf("%d sessions", len(r.lane.sessions))
+		}
+	})
+}
+
+// A live flow gets the drain time, goes on being copied in it, and is then given
+// up; a new one is not admitted.
+func TestDrain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r, c := newRig(t), newConn()
+		order, done := r.begin(t)
+		r.capture(c.handshake()...)
+		began := time.Now()
+		order()
+		synctest.Wait()
+		late := newConn()
+		late.iss = 1 << 20
+		late.client = netip.MustParseAddrPort("192.0.2.9:1")
+		r.capture(late.handshake()...)
+		r.capture(c.data("still"))
+		if err := <-done; err != nil {
+			t.Fatal(err)
+		}
+		if d := time.Since(began); d < 5*time.Second || d > 6*time.Second {
+			t.Errorf("stopping took %v, want the 5 s of --drain", d)
+		}
+		if len(r.lane.sessions) != 1 {
+			t.Fatalf("%d sessions, want 1", len(r.lane.sessions))
+		}
+		s := r.lane.sessions[0]
+		if string(s.data) != "still" || s.ends[0] != "abort:drain" {
+			t.Errorf("session got %q, ends %v", s.data, s.ends)
+		}
+		l := r.shards[0].ledger()
+		if l.Flows.GivenUp[report.Draining] != 1 || l.Flows.Refused[report.Draining] != 1 {
+			t.Errorf("flows %+v", l.Flows)
+		}
+	})
+}
+
+// The last flow's end ends the drain.
+func TestDrainEndsEarly(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r, c := newRig(t), newConn()
+		order, done := r.begin(t)
+		r.capture(c.handshake()...)
+		began := time.Now()
+		order()
+		synctest.Wait()
+		r.capture(c.fin(), c.serverFin())
+		if err := <-done; err != nil {
+			t.Fatal(err)
+		}
+		if d := time.Since(began); d > time.Second {
+			t.Errorf("stopping took %v", d)
+		}
+	})
+}
+
+// The drain waits for the accounts of sessions whose flows have ended.
+func TestDrainWaitsForAccounts(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r, c := newRig(t), newConn()
+		r.lane.answers = false
+		stop := r.start(t)
+		r.capture(c.handshake()...)
+		r.capture(c.data("abc"), c.fin(), c.serverFin())
+		began := time.Now()
+		done := make(chan error)
+		go func() { done <- stop() }()
+		elapse(4 * time.Second)
+		r.lane.bye <- struct{}{} // the target is slow
+		if err := <-done; err != nil {
+			t.Fatal(err)
+		}
+		if d := time.Since(began); d < 4*time.Second || d > 5*time.Second {
+			t.Errorf("stopping took %v, want until the account came after 4 s", d)
+		}
+		if !strings.HasPrefix(r.out.String(), "copied 100.00 %\n") {
+			t.Errorf("ledger is\n%s", &r.out)
 		}
 	})
 }
