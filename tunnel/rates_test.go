@@ -44,15 +44,15 @@ func TestSetRates(t *testing.T) {
 			t.Errorf("%+v is taken", r)
 		}
 	}
-	if len(kept) != 2 || kept[0] != early || kept[1] != late {
-		t.Errorf("the responder keeps %+v", kept)
-	}
 	last := Rates{Bytes: 5}
 	p.HandleRates(func(r Rates) {
 		if r == last {
 			_ = p.Close("test")
 		}
 	})
+	if len(kept) != 2 || kept[0] != early || kept[1] != late {
+		t.Errorf("the responder keeps %+v", kept)
+	}
 	if told, err := c.SetRates(ctx, last); told || err != nil {
 		t.Errorf("to a responder that closes: %v, %v", told, err)
 	}
