@@ -180,15 +180,23 @@ func TestCloseEmptiesTheLine(t *testing.T) {
 	}
 }
 
+// secondAway returns a stack without a device, a round trip of a second before its
+// targets, by a clock that stands at at.
+func secondAway(t *testing.T, at *time.Duration) (*Net, *Stack, *wire) {
+	t.Helper()
+	n, _, w := unplugged(t)
+	s := n.stacks[0]
+	s.lines = newLines(s, Line{RTT: time.Second}, func() time.Duration { return *at })
+	t.Cleanup(s.lines.injector.close)
+	s.out.line = s.lines
+	return n, s, w
+}
+
 // A conn that is over keeps its tuple until its last packet has left: the target's
 // packets that cross it must not be answered by a reset that overtakes it.
 func TestConnWaitsForItsLastPacket(t *testing.T) {
-	n, _, w := unplugged(t)
-	s := n.stacks[0]
 	var at time.Duration
-	s.lines = newLines(s, Line{RTT: time.Second}, func() time.Duration { return at })
-	defer s.lines.injector.close()
-	s.out.line = s.lines
+	n, s, w := secondAway(t, &at)
 	l, err := n.Acquire(client(1), false)
 	if err != nil {
 		t.Fatal(err)
@@ -217,12 +225,8 @@ func TestConnWaitsForItsLastPacket(t *testing.T) {
 // What is still on its way to a conn that is forgotten must not reach the one that
 // has its place now.
 func TestLatePacketReachesNobody(t *testing.T) {
-	n, _, w := unplugged(t)
-	s := n.stacks[0]
 	var at time.Duration
-	s.lines = newLines(s, Line{RTT: time.Second}, func() time.Duration { return at })
-	defer s.lines.injector.close()
-	s.out.line = s.lines
+	n, s, w := secondAway(t, &at)
 	target := netip.MustParseAddrPort("10.0.0.1:80")
 	dial := func(i int) *Conn {
 		l, err := n.Acquire(client(i), false)

@@ -104,13 +104,7 @@ func (h *host) open(tb testing.TB, cfg Config) {
 // serve accepts at addr inside the namespace, and runs f for each connection.
 func (h *host) serve(tb testing.TB, addr string, f func(*net.TCPConn)) netip.AddrPort {
 	tb.Helper()
-	var l net.Listener
-	var err error
-	h.ns.Do(func() { l, err = new(net.ListenConfig).Listen(context.Background(), "tcp", addr) })
-	if err != nil {
-		tb.Fatal(err)
-	}
-	tb.Cleanup(func() { _ = l.Close() })
+	l := h.ns.Listen(tb, addr)
 	go func() {
 		for {
 			c, err := l.Accept()

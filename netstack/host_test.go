@@ -21,14 +21,14 @@ func TestHostStateIsTheSameAfterwards(t *testing.T) {
 		{MTU: 600},
 	} {
 		ns := testnet.New(t, "netstack")
-		before := snapshot(t, ns)
+		before := testnet.TakeSnapshot(t, ns)
 		var n *Net
 		var err error
 		ns.Do(func() { n, err = Open(cfg) })
 		if err != nil {
 			t.Fatal(err)
 		}
-		for _, change := range snapshot(t, ns).Diff(before) {
+		for _, change := range testnet.TakeSnapshot(t, ns).Diff(before) {
 			if !strings.Contains(change, n.Name()) {
 				t.Errorf("changed besides the device: %s", change)
 			} else {
@@ -38,19 +38,10 @@ func TestHostStateIsTheSameAfterwards(t *testing.T) {
 		if err := n.Close(); err != nil {
 			t.Error(err)
 		}
-		for _, change := range snapshot(t, ns).Diff(before) {
+		for _, change := range testnet.TakeSnapshot(t, ns).Diff(before) {
 			t.Errorf("left behind: %s", change)
 		}
 	}
-}
-
-func snapshot(t *testing.T, ns *testnet.NS) testnet.Snapshot {
-	t.Helper()
-	s, err := ns.Snapshot()
-	if err != nil {
-		t.Fatal(err)
-	}
-	return s
 }
 
 func TestPoolThatOverlapsIsRefused(t *testing.T) {

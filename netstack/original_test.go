@@ -52,7 +52,7 @@ func TestOriginalAddresses(t *testing.T) {
 		t.Fatal(err)
 	}
 	h.ns.Run(t, "nft", "add table inet w; add chain inet w o { type filter hook output priority 0; }; add rule inet w o oifname eth0 meta l4proto tcp counter")
-	before := snapshot(t, h.ns)
+	before := testnet.TakeSnapshot(t, h.ns)
 	h.open(t, Config{Original: true, Loopback: true, Shards: 2})
 	for _, tt := range []struct{ listen, client string }{
 		{"10.9.0.1:0", "203.0.113.7:5555"},
@@ -84,7 +84,7 @@ func TestOriginalAddresses(t *testing.T) {
 		t.Errorf("packets left by the wire: %s", out)
 	}
 	h.ns.Run(t, "nft", "reset counters table inet w")
-	if diff := snapshot(t, h.ns).Diff(before); len(diff) > 0 {
+	if diff := testnet.TakeSnapshot(t, h.ns).Diff(before); len(diff) > 0 {
 		t.Errorf("the host is left changed: %q", diff)
 	}
 }

@@ -125,16 +125,7 @@ func TestUnwrappingDoesNotAllocate(t *testing.T) {
 	r := filledRing(64, vxlan)
 	r.decap = packet.VXLAN
 	r.match.by.Store(&selection{matches: []Match{match("10.0.0.2", 80)}, anyWay: true})
-	var p Packet
-	if n := testing.AllocsPerRun(100, func() {
-		r.sock.blocks.refill()
-		for ok, _ := r.Next(0); ok; ok, _ = r.Next(0) {
-			for r.Packet(&p) {
-			}
-		}
-	}); n != 0 {
-		t.Errorf("walking two blocks allocates %v times, want 0", n)
-	}
+	walksWithoutAllocating(t, r)
 }
 
 func TestOpenErrorsOfMirrors(t *testing.T) {

@@ -171,13 +171,7 @@ func randomBytes(tb testing.TB, n int) []byte {
 // answers with answer.
 func serve(tb testing.TB, ns *testnet.NS, addr string, answer []byte) {
 	tb.Helper()
-	var l net.Listener
-	var err error
-	ns.Do(func() { l, err = net.Listen("tcp", addr) })
-	if err != nil {
-		tb.Fatal(err)
-	}
-	tb.Cleanup(func() { _ = l.Close() })
+	l := ns.Listen(tb, addr)
 	go func() {
 		for {
 			c, err := l.Accept()

@@ -128,7 +128,11 @@ func TestInnerTag(t *testing.T) {
 }
 
 func TestWalkDoesNotAllocate(t *testing.T) {
-	r := filledRing(64, pkt4("10.0.0.1:5000", "10.0.0.2:80"))
+	walksWithoutAllocating(t, filledRing(64, pkt4("10.0.0.1:5000", "10.0.0.2:80")))
+}
+
+func walksWithoutAllocating(t *testing.T, r *Ring) {
+	t.Helper()
 	var p Packet
 	if n := testing.AllocsPerRun(100, func() {
 		r.sock.blocks.refill()

@@ -49,12 +49,7 @@ func (s *scene) doorman(ns *testnet.NS, addrs ...string) *doorman {
 		},
 	}
 	for _, addr := range addrs {
-		var ln net.Listener
-		var err error
-		ns.Do(func() { ln, err = net.Listen("tcp", addr) })
-		if err != nil {
-			s.t.Fatal(err)
-		}
+		ln := ns.Listen(s.t, addr)
 		go func() { _ = srv.Serve(ln) }()
 	}
 	s.t.Cleanup(func() { _ = srv.Close() })

@@ -109,12 +109,7 @@ func (s *scene) serveGRPC(ns *testnet.NS, addr string, pause time.Duration) *grp
 			{StreamName: "Chat", ClientStreams: true, ServerStreams: true, Handler: func(_ any, st grpc.ServerStream) error { return g.chat(st) }},
 		},
 	}, g)
-	var ln net.Listener
-	var err error
-	ns.Do(func() { ln, err = net.Listen("tcp", addr) })
-	if err != nil {
-		s.t.Fatal(err)
-	}
+	ln := ns.Listen(s.t, addr)
 	var done sync.WaitGroup
 	done.Go(func() { _ = srv.Serve(ln) })
 	s.t.Cleanup(func() {

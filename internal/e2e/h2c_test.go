@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"slices"
 	"sync"
@@ -48,12 +47,7 @@ func (h *h2cServer) log() []string {
 func (s *scene) serveH2C(ns *testnet.NS, pause time.Duration) *h2cServer {
 	s.t.Helper()
 	h := &h2cServer{pause: pause}
-	var ln net.Listener
-	var err error
-	ns.Do(func() { ln, err = net.Listen("tcp", port) })
-	if err != nil {
-		s.t.Fatal(err)
-	}
+	ln := ns.Listen(s.t, port)
 	srv := &http.Server{Handler: h2c.NewHandler(h, new(http2.Server)), ReadHeaderTimeout: time.Minute} //nolint:staticcheck // as above
 	var done sync.WaitGroup
 	done.Go(func() { _ = srv.Serve(ln) })

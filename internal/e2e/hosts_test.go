@@ -77,11 +77,7 @@ func ofDevice(line string) bool {
 // changes returns how a host differs from what it was at the scene's beginning.
 func (s *scene) changes(ns *testnet.NS) []string {
 	s.t.Helper()
-	now, err := ns.Snapshot()
-	if err != nil {
-		s.t.Fatal(err)
-	}
-	return now.Diff(s.before[ns])
+	return testnet.TakeSnapshot(s.t, ns).Diff(s.before[ns])
 }
 
 // The responder's machine fails: the online server and its clients must not

@@ -45,12 +45,7 @@ func (s *scene) serveH2(ns *testnet.NS, addr string, pause time.Duration) *h2Ser
 			_, _ = w.Write(bytes.Repeat([]byte("a"), 5000))
 		}),
 	}
-	var ln net.Listener
-	var err error
-	ns.Do(func() { ln, err = net.Listen("tcp", addr) })
-	if err != nil {
-		s.t.Fatal(err)
-	}
+	ln := ns.Listen(s.t, addr)
 	var done sync.WaitGroup
 	done.Go(func() { _ = srv.http.Serve(ln) })
 	s.t.Cleanup(func() {

@@ -49,8 +49,8 @@ func TestRecipes(t *testing.T) {
 // nginx starts a server that its reader has already.
 func (k *kitchen) nginx(host string) (dir string) {
 	k.t.Helper()
-	p, dir, err := k.StartNginx(k.within(), k.hosts[host], "nginx-"+host)
-	k.nginxes = append(k.nginxes, k.keep(p, err))
+	p, dir := k.scene.nginx(k.hosts[host], "nginx-"+host)
+	k.nginxes = append(k.nginxes, p)
 	return dir
 }
 

@@ -38,8 +38,7 @@ func TestNginxWithALowerKeepAliveLimit(t *testing.T) {
 			t.Parallel()
 			s := newScene(t, testnet.LabConfig{})
 			const clients, requests, limit = 20, 50, 7
-			onlineNginx, onlineDir, err := s.StartNginx(s.within(), s.Lab.Online, "nginx-online")
-			s.keep(onlineNginx, err)
+			_, onlineDir := s.nginx(s.Lab.Online, "nginx-online")
 			targetNginx, targetDir, err := s.StartNginxClosing(s.within(), s.Lab.Target, "nginx-target", limit)
 			s.keep(targetNginx, err)
 			copier, responder := s.copies(httpMap, "--on-target-close", mode)
@@ -107,10 +106,8 @@ func TestNginxIsStartedAnew(t *testing.T) {
 	t.Parallel()
 	s := newScene(t, testnet.LabConfig{})
 	const clients = 10
-	onlineNginx, _, err := s.StartNginx(s.within(), s.Lab.Online, "nginx-online")
-	s.keep(onlineNginx, err)
-	targetNginx, targetDir, err := s.StartNginx(s.within(), s.Lab.Target, "nginx-target")
-	s.keep(targetNginx, err)
+	s.nginx(s.Lab.Online, "nginx-online")
+	targetNginx, targetDir := s.nginx(s.Lab.Target, "nginx-target")
 	copier, responder := s.copies(httpMap)
 	var mu sync.Mutex
 	dirs := []string{targetDir}

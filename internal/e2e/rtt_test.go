@@ -62,12 +62,7 @@ func (m *measured) Close() error {
 // with more than a first window holds.
 func (s *scene) measure(ns *testnet.NS, addr string) *distances {
 	s.t.Helper()
-	d := &distances{}
-	var err error
-	ns.Do(func() { d.Listener, err = net.Listen("tcp", addr) })
-	if err != nil {
-		s.t.Fatal(err)
-	}
+	d := &distances{Listener: ns.Listen(s.t, addr)}
 	srv := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		_, _ = io.Copy(io.Discard, r.Body)
 		w.Header().Set("Content-Length", "40000")

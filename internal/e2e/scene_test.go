@@ -92,9 +92,7 @@ func newScene(t *testing.T, cfg testnet.LabConfig, prepare ...func(*testnet.Lab)
 		p(lab)
 	}
 	for name, ns := range map[string]*testnet.NS{"online": lab.Online, "target": lab.Target} {
-		if s.before[ns], err = ns.Snapshot(); err != nil {
-			t.Fatal(err)
-		}
+		s.before[ns] = testnet.TakeSnapshot(t, ns)
 		if s.watches[name], err = testnet.NewWatch(ns, "eth0"); err != nil {
 			t.Fatal(err)
 		}
@@ -228,6 +226,12 @@ func (s *scene) end(copier, responder *rig.Process) *rig.Report {
 	s.stops(responder)
 	s.untouched()
 	s.quiet()
+	return s.report()
+}
+
+// report reads the copier's last report, and checks its sums.
+func (s *scene) report() *rig.Report {
+	s.t.Helper()
 	report, err := rig.ReadReport(s.ReportFile())
 	if err != nil {
 		s.t.Fatal(err)
@@ -236,6 +240,13 @@ func (s *scene) end(copier, responder *rig.Process) *rig.Report {
 		s.t.Errorf("ledger: %s", problem)
 	}
 	return report
+}
+
+// nginx starts an nginx in ns, whose log is in dir.
+func (s *scene) nginx(ns *testnet.NS, name string) (p *rig.Process, dir string) {
+	s.t.Helper()
+	p, dir, err := s.StartNginx(s.within(), ns, name)
+	return s.keep(p, err), dir
 }
 
 // exact checks that the books say what clients have done: each connection a
@@ -269,11 +280,7 @@ func (s *scene) stops(p *rig.Process) {
 func (s *scene) untouched() {
 	s.t.Helper()
 	for ns, before := range s.before {
-		after, err := ns.Snapshot()
-		if err != nil {
-			s.t.Fatal(err)
-		}
-		if diff := after.Diff(before); len(diff) > 0 {
+		if diff := testnet.TakeSnapshot(s.t, ns).Diff(before); len(diff) > 0 {
 			s.t.Errorf("host %s is left changed:\n  %s", ns.Name(), strings.Join(diff, "\n  "))
 		}
 	}

@@ -71,9 +71,7 @@ func TestSelectNginx(t *testing.T) {
 	s := newScene(t, testnet.LabConfig{})
 	dirs := make([]string, 2)
 	for i, ns := range []*testnet.NS{s.Lab.Online, s.Lab.Target} {
-		p, dir, err := s.StartNginx(s.within(), ns, fmt.Sprint("nginx-", i))
-		s.keep(p, err)
-		dirs[i] = dir
+		_, dirs[i] = s.nginx(ns, fmt.Sprint("nginx-", i))
 	}
 	responder := s.keep(s.StartResponder(s.within()))
 	copier := s.keep(s.StartCopier(s.within(), httpMap, "--http-not-host=other.example"))

@@ -110,12 +110,7 @@ type lineServer struct {
 
 func (s *scene) serveLines(ns *testnet.NS, addr string, pause time.Duration) *lineServer {
 	s.t.Helper()
-	l := &lineServer{pause: pause}
-	var err error
-	ns.Do(func() { l.ln, err = net.Listen("tcp", addr) })
-	if err != nil {
-		s.t.Fatal(err)
-	}
+	l := &lineServer{pause: pause, ln: ns.Listen(s.t, addr)}
 	l.done.Go(func() {
 		for {
 			conn, err := l.ln.Accept()

@@ -55,12 +55,7 @@ type talk struct {
 // talkAt starts a server in ns, which waits for pause before each answer.
 func (s *scene) talkAt(ns *testnet.NS, addr string, pause time.Duration, handle func(*talk)) *talkServer {
 	s.t.Helper()
-	srv := &talkServer{pause: pause, handle: handle}
-	var err error
-	ns.Do(func() { srv.ln, err = net.Listen("tcp", addr) })
-	if err != nil {
-		s.t.Fatal(err)
-	}
+	srv := &talkServer{pause: pause, handle: handle, ln: ns.Listen(s.t, addr)}
 	srv.done.Go(srv.accept)
 	s.t.Cleanup(func() {
 		_ = srv.ln.Close()

@@ -62,10 +62,8 @@ func httpScene(t *testing.T, cfg testnet.LabConfig) (s *scene, online, target *t
 // a real web server.
 func TestNginxMeetsWhatAGoClientAsked(t *testing.T) {
 	s := newScene(t, testnet.LabConfig{})
-	onlineNginx, onlineDir, err := s.StartNginx(s.within(), s.Lab.Online, "nginx-online")
-	s.keep(onlineNginx, err)
-	targetNginx, targetDir, err := s.StartNginx(s.within(), s.Lab.Target, "nginx-target")
-	s.keep(targetNginx, err)
+	_, onlineDir := s.nginx(s.Lab.Online, "nginx-online")
+	_, targetDir := s.nginx(s.Lab.Target, "nginx-target")
 	copier, responder := s.copies(httpMap)
 
 	d := s.dialer(port)
@@ -224,10 +222,8 @@ func TestShortConnectionsAsFastAsTheClientsCanGo(t *testing.T) {
 // Nothing on the online host waits for the copy, so the copy has to keep up.
 func TestKeepAliveAsFastAsTheClientsCanGo(t *testing.T) {
 	s := newScene(t, testnet.LabConfig{})
-	onlineNginx, onlineDir, err := s.StartNginx(s.within(), s.Lab.Online, "nginx-online")
-	s.keep(onlineNginx, err)
-	targetNginx, targetDir, err := s.StartNginx(s.within(), s.Lab.Target, "nginx-target")
-	s.keep(targetNginx, err)
+	_, onlineDir := s.nginx(s.Lab.Online, "nginx-online")
+	_, targetDir := s.nginx(s.Lab.Target, "nginx-target")
 	copier, responder := s.copies(httpMap)
 
 	start := time.Now()

@@ -36,7 +36,7 @@ func newLab(t *testing.T, cfg testnet.LabConfig) *testnet.Lab {
 // checks that they arrive.
 func send(t *testing.T, lab *testnet.Lab, to *testnet.NS, addr string, n int) {
 	t.Helper()
-	ln := listen(t, to, addr)
+	ln := to.Listen(t, addr)
 	data := make([]byte, n)
 	_, _ = rand.Read(data)
 	go func() {
@@ -94,8 +94,8 @@ func TestSnapshotSeesEachChange(t *testing.T) {
 	ns := testnet.New(t, "testnet-snap")
 	other := testnet.New(t, "testnet-snap2")
 	testnet.Link(t, ns, "eth0", "10.9.0.1/24", other, "eth0", "10.9.0.2/24")
-	before := snapshot(t, ns)
-	if diff := snapshot(t, ns).Diff(before); len(diff) != 0 {
+	before := testnet.TakeSnapshot(t, ns)
+	if diff := testnet.TakeSnapshot(t, ns).Diff(before); len(diff) != 0 {
 		t.Fatalf("differences without a change: %q", diff)
 	}
 	for name, change := range map[string][]string{
@@ -106,20 +106,11 @@ func TestSnapshotSeesEachChange(t *testing.T) {
 		"net.ipv4.ip_forward": {"sh", "-c", "echo 1 >/proc/sys/net/ipv4/ip_forward"},
 	} {
 		ns.Run(t, change[0], change[1:]...)
-		diff := snapshot(t, ns).Diff(before)
+		diff := testnet.TakeSnapshot(t, ns).Diff(before)
 		if !slices.ContainsFunc(diff, func(l string) bool { return l[0] == '+' && strings.Contains(l, name) }) {
 			t.Errorf("after %q the differences are %q", change, diff)
 		}
 	}
-}
-
-func snapshot(t *testing.T, ns *testnet.NS) testnet.Snapshot {
-	t.Helper()
-	s, err := ns.Snapshot()
-	if err != nil {
-		t.Fatal(err)
-	}
-	return s
 }
 
 // The check that no client's address leaves a host is worth what the watch sees.
@@ -131,8 +122,8 @@ func TestWatchSeesForeignSourcesOnly(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			listen(t, b, "10.9.0.2:80")
-			listen(t, b, "[fd09::2]:80")
+			b.Listen(t, "10.9.0.2:80")
+			b.Listen(t, "[fd09::2]:80")
 			a.Do(func() {
 				for _, own := range []string{"10.9.0.2:80", "[fd09::2]:80"} {
 					if c, err := net.Dial("tcp", own); err != nil {

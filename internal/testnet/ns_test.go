@@ -23,23 +23,11 @@ func pair(t *testing.T) (a, b *testnet.NS) {
 	return a, b
 }
 
-func listen(t *testing.T, ns *testnet.NS, addr string) net.Listener {
-	t.Helper()
-	var ln net.Listener
-	var err error
-	ns.Do(func() { ln, err = net.Listen("tcp", addr) })
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = ln.Close() })
-	return ln
-}
-
 func TestSocketsOpenedInsideReachTheOtherEnd(t *testing.T) {
 	for _, addr := range []string{"10.9.0.2:80", "[fd09::2]:80"} {
 		t.Run(addr, func(t *testing.T) {
 			a, b := pair(t)
-			listen(t, b, addr)
+			b.Listen(t, addr)
 			var err error
 			a.Do(func() {
 				var c net.Conn

@@ -2,6 +2,7 @@ package testnet
 
 import (
 	"errors"
+	"net"
 	"os"
 	"testing"
 
@@ -63,6 +64,29 @@ func Link(tb testing.TB, a *NS, devA, cidrA string, b *NS, devB, cidrB string) {
 	if err := Connect(a, devA, cidrA, b, devB, cidrB); err != nil {
 		tb.Fatal(err)
 	}
+}
+
+// Listen listens for TCP connections inside the namespace until the test ends.
+func (n *NS) Listen(tb testing.TB, addr string) net.Listener {
+	tb.Helper()
+	var ln net.Listener
+	var err error
+	n.Do(func() { ln, err = net.Listen("tcp", addr) })
+	if err != nil {
+		tb.Fatal(err)
+	}
+	tb.Cleanup(func() { _ = ln.Close() })
+	return ln
+}
+
+// TakeSnapshot is [NS.Snapshot] for a test, which fails when it cannot be had.
+func TakeSnapshot(tb testing.TB, ns *NS) Snapshot {
+	tb.Helper()
+	s, err := ns.Snapshot()
+	if err != nil {
+		tb.Fatal(err)
+	}
+	return s
 }
 
 // Run runs a command inside the namespace, and returns what it printed. It fails
