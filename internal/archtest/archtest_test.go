@@ -17,6 +17,7 @@ var table = map[string][]string{
 	"internal/packet/packettest": {"internal/packet"},
 	"internal/flow":              {"internal/packet"},
 	"internal/cli":               {},
+	"internal/cli/clitest":       {},
 	"internal/pcap":              {},
 	"internal/http1":             {},
 	"internal/ctl":               {},

@@ -43,14 +43,7 @@ func TestReconnectOfAnyKind(t *testing.T) {
 			responder := s.keep(s.StartResponder(s.within(), tt.responder...))
 			copier := s.keep(s.StartCopier(s.within(), talkMap, tt.copier...))
 			const clients, requests = 5, 10
-			stats := s.users(clients, s.dialer(talkPort), func(i int, u *user) error {
-				for n := range requests {
-					if err := u.get(fmt.Sprintf("/%d/%d", i, n)); err != nil {
-						return err
-					}
-				}
-				return nil
-			})
+			stats := s.users(clients, s.dialer(talkPort), gets("/", requests))
 			s.overAt(target, tt.times*clients*4)
 			over, _ := target.log()
 			all := strings.Join(over, "\n")

@@ -24,14 +24,7 @@ func TestGateGoesOffWhereNothingIsAnswered(t *testing.T) {
 	})
 	copier, responder := s.copies(talkMap, "--max-hold", "300ms")
 	const clients, requests, held = 20, 30, 3
-	stats := s.users(clients, s.dialer(talkPort), func(i int, u *user) error {
-		for n := range requests {
-			if err := u.get(fmt.Sprintf("/%d/%d", i, n)); err != nil {
-				return err
-			}
-		}
-		return nil
-	})
+	stats := s.users(clients, s.dialer(talkPort), gets("/", requests))
 	begun := time.Now()
 	s.sameTalks(online, target, clients)
 	t.Logf("all is at the target %v behind", time.Since(begun))

@@ -308,14 +308,7 @@ func slow(d time.Duration) func(*talk) {
 func TestLongPollThatIsSlowerAtTheTarget(t *testing.T) {
 	t.Parallel()
 	s, target, run := talkScene(t, 2*time.Second, poll, "--max-hold", "6s")
-	run(5, func(i int, u *user) error {
-		for n := range 3 {
-			if err := u.get(fmt.Sprintf("/poll/%d/%d", i, n)); err != nil {
-				return err
-			}
-		}
-		return nil
-	})
+	run(5, gets("/poll/", 3))
 	s.inTurns(target)
 }
 
@@ -324,14 +317,7 @@ func TestLongPollThatIsSlowerAtTheTarget(t *testing.T) {
 func TestLongPollThatIsFasterAtTheTarget(t *testing.T) {
 	t.Parallel()
 	s, target, run := unlikeScene(t, 10*time.Millisecond, slow(1500*time.Millisecond), poll)
-	run(5, func(i int, u *user) error {
-		for n := range 2 {
-			if err := u.get(fmt.Sprintf("/poll/%d/%d", i, n)); err != nil {
-				return err
-			}
-		}
-		return nil
-	})
+	run(5, gets("/poll/", 2))
 	s.inTurns(target)
 }
 
@@ -357,14 +343,7 @@ func TestAnswersOfOtherLength(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			s, target, run := unlikeScene(t, 30*time.Millisecond, pages(func(int) int { return 500 }), pages(size))
-			run(5, func(i int, u *user) error {
-				for n := range 15 {
-					if err := u.get(fmt.Sprintf("/page/%d/%d", i, n)); err != nil {
-						return err
-					}
-				}
-				return nil
-			})
+			run(5, gets("/page/", 15))
 			s.inTurns(target)
 		})
 	}

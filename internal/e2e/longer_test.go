@@ -26,14 +26,7 @@ func TestAnswersThatAreLonger(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			s, target, run := unlikeScene(t, 30*time.Millisecond, pages(500), pages(size))
-			run(5, func(i int, u *user) error {
-				for n := range 15 {
-					if err := u.get(fmt.Sprintf("/page/%d/%d", i, n)); err != nil {
-						return err
-					}
-				}
-				return nil
-			})
+			run(5, gets("/page/", 15))
 			s.inTurns(target)
 		})
 	}

@@ -42,14 +42,7 @@ func TestNginxWithALowerKeepAliveLimit(t *testing.T) {
 			targetNginx, targetDir, err := s.StartNginxClosing(s.within(), s.Lab.Target, "nginx-target", limit)
 			s.keep(targetNginx, err)
 			copier, responder := s.copies(httpMap, "--on-target-close", mode)
-			stats := s.users(clients, s.dialer(port), func(i int, u *user) error {
-				for n := range requests {
-					if err := u.get(fmt.Sprintf("/%d/%d", i, n)); err != nil {
-						return err
-					}
-				}
-				return nil
-			})
+			stats := s.users(clients, s.dialer(port), gets("/", requests))
 			want := clients * requests
 			if !again {
 				want = clients * limit
@@ -226,14 +219,7 @@ func TestUnansweredRequestIsSentAgain(t *testing.T) {
 	})
 	copier, responder := s.copies(talkMap)
 	const clients, requests = 10, 5
-	stats := s.users(clients, s.dialer(talkPort), func(i int, u *user) error {
-		for n := range requests {
-			if err := u.get(fmt.Sprintf("/%d/%d", i, n)); err != nil {
-				return err
-			}
-		}
-		return nil
-	})
+	stats := s.users(clients, s.dialer(talkPort), gets("/", requests))
 	s.overAt(target, 2*clients)
 	over, _ := target.log()
 	all := strings.Join(over, "\n")

@@ -84,6 +84,18 @@ func (u *user) exchange(text, answer string) error {
 	return errors.Join(u.tell("%s", text), u.hear(answer))
 }
 
+// gets makes user i ask n times, one behind the other, for prefix and both numbers.
+func gets(prefix string, n int) func(i int, u *user) error {
+	return func(i int, u *user) error {
+		for k := range n {
+			if err := u.get(fmt.Sprintf("%s%d/%d", prefix, i, k)); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+}
+
 // get makes a request and reads the answer.
 func (u *user) get(path string) error {
 	if err := u.tell("GET %s HTTP/1.1\r\nHost: online\r\n\r\n", path); err != nil {
