@@ -138,7 +138,7 @@ func (c *Client) dialLink(ctx context.Context, to netip.AddrPort) (_ *link, err 
 	if err != nil {
 		return nil, err
 	}
-	l.transport = &quic.Transport{Conn: quiet}
+	l.transport = &quic.Transport{Conn: &flapConn{quietConn: quiet}}
 	config := quicConfig(0, (c.cfg.Lanes+c.cfg.Connections-1)/c.cfg.Connections, returnsWindow)
 	config.KeepAlivePeriod = keepAlive
 	short, cancel := context.WithTimeoutCause(ctx, dialTimeout, errNoAnswer)

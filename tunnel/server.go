@@ -93,7 +93,7 @@ func Listen(cfg ServerConfig) (*Server, error) {
 		waiting: make(map[string]*gathering), live: make(map[*Peer]struct{}),
 	}
 	s.transport = &quic.Transport{
-		Conn:                quiet,
+		Conn:                &flapConn{quietConn: quiet},
 		StatelessResetKey:   resetKey(cfg.Identity.Secret),
 		VerifySourceAddress: func(net.Addr) bool { return s.newcomers.crowded() },
 		ConnContext:         s.admit,
