@@ -156,6 +156,9 @@ func TestTwoCopiersWithTheSameClients(t *testing.T) {
 	if err := other.WaitOutput(s.within(), rig.TunnelUp); err != nil {
 		t.Fatal(err)
 	}
+	if err := responder.WaitOutput(s.within(), "two copiers on one host copy the same"); err != nil {
+		t.Error(err)
+	}
 	stats := mixed(s, s.dialer(port))
 	ctx := s.within()
 	rig.Until(ctx, func() bool {
