@@ -19,9 +19,11 @@ type Ring struct {
 
 	// lease is held by the reader inside Next and for as long as it has a block,
 	// and by free, which so waits for the reader before it frees the memory.
-	lease sync.Mutex
-	held  bool    // lease: the reader has a block
-	match matcher // lease, but what it matches by
+	lease  sync.Mutex
+	held   bool          // lease: the reader has a block
+	match  matcher       // lease, but what it matches by
+	pace   pace          // lease
+	retire time.Duration // of blocks
 
 	closed atomic.Bool
 	woken  atomic.Bool
@@ -30,8 +32,8 @@ type Ring struct {
 	past Stats      // mu; all that was read from the kernel
 }
 
-func newRing(s *socket, decap packet.Encap, by *selection) *Ring {
-	r := &Ring{sock: s, decap: decap}
+func newRing(s *socket, cfg *Config, by *selection) *Ring {
+	r := &Ring{sock: s, decap: cfg.Decap, retire: cfg.Retire}
 	r.match.by.Store(by)
 	return r
 }
@@ -73,24 +75,36 @@ func (r *Ring) take(timeout time.Duration) (bool, error) {
 		return false, os.ErrClosed
 	}
 	if r.sock.blocks.take() {
+		r.pace.took(r.sock.blocks.left)
 		return true, nil
 	}
 	if timeout <= 0 {
 		return false, nil
 	}
+	now := time.Now()
+	rest := r.pace.rest(now, r.retire)
 	// The deadline is set before woken is looked at: a Wake that comes later
 	// moves it to the past.
-	if err := r.sock.setDeadline(time.Now().Add(timeout)); err != nil {
+	if err := r.sock.waiter.SetDeadline(now.Add(timeout)); err != nil {
 		return false, err
 	}
 	if r.woken.Swap(false) {
 		return false, nil
 	}
-	ok, err := r.sock.wait()
+	ok, err := r.wait(min(rest, timeout))
 	if !ok {
 		r.woken.Store(false)
+		return false, err
 	}
-	return ok, err
+	r.pace.took(r.sock.blocks.left)
+	return true, nil
+}
+
+func (r *Ring) wait(rest time.Duration) (bool, error) {
+	if rest > 0 {
+		return r.sock.rest(rest)
+	}
+	return r.sock.wait()
 }
 
 // Packet fills p with the next packet of the block, or reports false at its end.
@@ -124,7 +138,7 @@ func (r *Ring) Wake() {
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.sock.wake()
+	r.sock.waiter.Wake()
 }
 
 // Stats are the kernel's counts since Open, accumulated (the kernel resets its
@@ -174,7 +188,7 @@ func (r *Ring) shut() {
 	r.readStatsLocked()
 	r.closed.Store(true)
 	r.woken.Store(true)
-	r.sock.wake()
+	r.sock.waiter.Wake()
 }
 
 // free waits until the reader has left, and frees the memory.

@@ -73,7 +73,7 @@ func (s *Set) open() (err error) {
 		return errors.Join(err, s.sink.close())
 	}
 	for _, sock := range socks {
-		s.rings = append(s.rings, newRing(sock, s.cfg.Decap, s.selection()))
+		s.rings = append(s.rings, newRing(sock, &s.cfg, s.selection()))
 	}
 	s.tellForeign(nil)
 	return nil

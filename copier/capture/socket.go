@@ -6,11 +6,12 @@ import (
 	"fmt"
 	"os"
 	"slices"
-	"syscall"
 	"time"
 
 	"golang.org/x/net/bpf"
 	"golang.org/x/sys/unix"
+
+	"flowtwin/internal/epoll"
 )
 
 // frameBytes is the kernel's unit of ring sizes. Packets of a TPACKET_V3 ring
@@ -24,15 +25,15 @@ const frameBytes = 2048
 // 10,000 and 20,000 packets/s 0.6, 1.3 and 1.7 % of a CPU against 1.8, 3.4 and
 // 3.7 %, and one context switch a wake against three.
 type socket struct {
-	fd     int // of file
-	file   *os.File
-	raw    syscall.RawConn
+	fd     int
+	waiter *epoll.Waiter
 	blocks blocks
 
-	poll  func(uintptr) bool // s.look, made once because it would be allocated each time
-	looks int                // in the present wait
-	got   bool
-	fault error
+	poll    func(uintptr) bool // s.look, made once because it would be allocated each time
+	looks   int                // in the present wait
+	resting bool               // it ends with time, not with a block
+	got     bool
+	fault   error
 }
 
 // openSocket opens a socket with a ring that does not receive anything yet.
@@ -47,9 +48,9 @@ func openSocket(cfg Config) (*socket, error) {
 	case err != nil:
 		return nil, fmt.Errorf("capture: packet socket: %w", err)
 	}
-	s := &socket{fd: fd, file: os.NewFile(uintptr(fd), "packet socket")}
+	s := &socket{fd: fd}
 	s.poll = s.look
-	if s.raw, err = s.file.SyscallConn(); err != nil {
+	if s.waiter, err = epoll.New(fd); err != nil {
 		return nil, errors.Join(fmt.Errorf("capture: %w", err), s.close())
 	}
 	if err := s.addRing(cfg); err != nil {
@@ -161,24 +162,24 @@ func (s *socket) promiscuous(before, now []iface) error {
 	return nil
 }
 
-// setDeadline says when wait ends without a block.
-func (s *socket) setDeadline(t time.Time) error {
-	if err := s.file.SetReadDeadline(t); err != nil {
-		return fmt.Errorf("capture: %w", err)
-	}
-	return nil
-}
-
-// wake ends a wait.
-func (s *socket) wake() {
-	// It can fail for a closed file only, at which nobody waits.
-	_ = s.file.SetReadDeadline(time.Unix(1, 0))
-}
-
 // wait waits for a block until the deadline.
 func (s *socket) wait() (bool, error) {
+	s.resting = false
+	return s.sleep(s.waiter.Watch(true))
+}
+
+// rest lets d pass before it looks for a block.
+func (s *socket) rest(d time.Duration) (bool, error) {
+	s.resting = true
+	return s.sleep(errors.Join(s.waiter.Watch(false), s.waiter.Alarm(d)))
+}
+
+func (s *socket) sleep(err error) (bool, error) {
+	if err != nil {
+		return false, fmt.Errorf("capture: wait: %w", err)
+	}
 	s.looks, s.got, s.fault = 0, false, nil
-	err := s.raw.Read(s.poll)
+	err = s.waiter.Wait(s.poll)
 	if err != nil && !errors.Is(err, os.ErrDeadlineExceeded) {
 		return false, fmt.Errorf("capture: wait: %w", err)
 	}
@@ -187,10 +188,17 @@ func (s *socket) wait() (bool, error) {
 
 // look takes a block if there is one, and reports whether the wait is over.
 func (s *socket) look(uintptr) bool {
+	if s.looks++; s.resting {
+		if s.looks == 1 && !s.waiter.Rung() {
+			return false
+		}
+		s.got = s.blocks.take()
+		return true
+	}
 	if s.got = s.blocks.take(); s.got {
 		return true
 	}
-	if s.looks++; s.looks == 1 {
+	if s.looks == 1 {
 		return false
 	}
 	// An event that brought no block may be an error, which is read to clear it.
@@ -222,5 +230,9 @@ func (s *socket) close() error {
 		unmap = os.NewSyscallError("munmap", unix.Munmap(s.blocks.mem))
 		s.blocks.mem = nil
 	}
-	return errors.Join(unmap, s.file.Close())
+	var wait error
+	if s.waiter != nil {
+		wait = s.waiter.Close()
+	}
+	return errors.Join(unmap, wait, os.NewSyscallError("close", unix.Close(s.fd)))
 }

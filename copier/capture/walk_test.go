@@ -38,7 +38,7 @@ func filledRing(n int, pkt []byte) *Ring {
 			p = p[next:]
 		}
 	}
-	return newRing(&socket{blocks: blocks{mem: mem, size: size}}, 0, &selection{})
+	return newRing(&socket{blocks: blocks{mem: mem, size: size}}, &Config{}, &selection{})
 }
 
 // refill gives the reader all blocks again.
