@@ -97,6 +97,7 @@ type fakeLane struct {
 	byFlow   map[uint32]*fakeSession
 	returns  []byte
 	misuse   []string // frames that the protocol does not allow
+	flushes  int
 }
 
 // fakeSession is what the responder knows of a flow.
@@ -120,7 +121,7 @@ func (l *fakeLane) Epoch() uint64 { return l.epoch }
 func (l *fakeLane) Up() bool      { return l.up }
 func (l *fakeLane) Room() int     { return l.room }
 func (l *fakeLane) Size() int     { return 1000 }
-func (l *fakeLane) Flush()        {}
+func (l *fakeLane) Flush()        { l.flushes++ }
 
 func (l *fakeLane) Open(flow uint32, o *frame.Open) bool {
 	if !l.up || l.jam {

@@ -85,6 +85,8 @@ type shard struct {
 	woke     time.Time       // up to here clock counts
 	behind   bool            // blocks were waiting in the ring
 
+	turned uint64 // packets captured before the last turn
+
 	used   int   // slots below this have been used
 	cursor int   // where the sweep goes on
 	worked int64 // how long the shard has been at work
@@ -142,6 +144,10 @@ const (
 // tick is how long a shard waits for packets before it looks after the rest.
 const tick = 100 * time.Millisecond
 
+// turnPackets are handled at most, and the rest of a block, before their frames
+// leave: blocks with few packets share a turn.
+const turnPackets = 64
+
 // run copies until it is asked to be over or the ring is closed, which is
 // success.
 func (s *shard) run() error {
@@ -162,16 +168,24 @@ func (s *shard) run() error {
 		s.advance(time.Now())
 		s.follow()
 		if ready {
-			for s.ring.Packet(&p) {
-				s.one(&p)
-				if s.sink != nil {
-					s.tape(&p)
-				}
-			}
+			s.walk(&p)
 		}
-		s.turn()
+		if !ready || s.player != nil || s.book.Packets.Captured-s.turned >= turnPackets {
+			s.turned = s.book.Packets.Captured
+			s.turn()
+		}
 	}
 	return nil
+}
+
+// walk handles the packets of a block.
+func (s *shard) walk(p *capture.Packet) {
+	for s.ring.Packet(p) {
+		s.one(p)
+		if s.sink != nil {
+			s.tape(p)
+		}
+	}
 }
 
 // next waits for a block, a tick at most.
@@ -180,6 +194,9 @@ func (s *shard) next() (ready bool, err error) {
 	s.behind = ready && s.player == nil
 	if ready || err != nil {
 		return ready, err
+	}
+	if s.turned != s.book.Packets.Captured {
+		return false, nil // what is there has been handled: its turn
 	}
 	return s.ring.Next(s.patience())
 }

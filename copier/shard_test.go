@@ -4,6 +4,7 @@ import (
 	"net/netip"
 	"slices"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"flowtwin/copier/report"
@@ -225,4 +226,38 @@ func TestBadChecksum(t *testing.T) {
 	if b.book.Packets.BadChecksum != 1 || b.book.Client.Captured.Segments != 2 {
 		t.Errorf("packets %+v", b.book.Packets)
 	}
+}
+
+// Blocks with few packets leave together, a jam of them in parts; the last of them
+// do not wait for the next.
+func TestSmallBlocksShareATurn(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench(t)
+		b.ring.slow = time.Nanosecond // a packet a block
+		var done error
+		go func() { done = b.run() }()
+		synctest.Wait()
+		b.ring.put(newConn().syn()) // its turn sweeps, too
+		<-time.After(time.Millisecond)
+		synctest.Wait()
+		for _, tt := range []struct{ packets, turns int }{{1, 1}, {turnPackets / 2, 1}, {3*turnPackets + 1, 4}} {
+			c := newConn()
+			packets := c.handshake()
+			for len(packets) < tt.packets {
+				packets = append(packets, c.data("x"))
+			}
+			before := b.lane.flushes
+			b.ring.put(packets[:tt.packets]...)
+			<-time.After(time.Millisecond)
+			synctest.Wait()
+			if n := b.lane.flushes - before; n != tt.turns {
+				t.Errorf("%d packets left in %d turns, want %d", tt.packets, n, tt.turns)
+			}
+		}
+		b.ask(phaseOver)
+		synctest.Wait()
+		if done != nil {
+			t.Error(done)
+		}
+	})
 }
