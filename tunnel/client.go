@@ -348,7 +348,7 @@ type ClientStats struct {
 	Up            bool
 	Remote        string
 	Connects      uint64
-	RTT           time.Duration // smoothed
+	RTT           time.Duration // the shortest of the last 8 pings
 	ClockOffset   time.Duration // responder's clock minus ours, estimated
 	BytesSent     uint64        // lane bytes written to QUIC
 	BytesReturned uint64
@@ -370,8 +370,8 @@ func (c *Client) Stats() ClientStats {
 	if s != nil {
 		st.Up = !s.over()
 		st.Remote = s.remote()
-		st.RTT = s.links[0].conn.ConnectionStats().SmoothedRTT
-		st.ClockOffset = s.clock.offset()
+		ping := s.clock.best()
+		st.RTT, st.ClockOffset = ping.rtt, ping.offset
 	}
 	return st
 }

@@ -205,19 +205,19 @@ func TestManyCopiers(t *testing.T) {
 
 func TestClockOffset(t *testing.T) {
 	var c clock
-	if c.offset() != 0 {
+	if c.best().offset != 0 {
 		t.Error("an offset before the first ping")
 	}
 	c.add(0, 5_000_900, 1_000)       // the answer waited 900 ns on its way there
 	c.add(10_000, 5_010_100, 10_200) // the shortest: 200 ns
 	c.add(20_000, 5_020_001, 20_900) // waited on its way back
-	if got := c.offset(); got != 5*time.Millisecond {
+	if got := c.best().offset; got != 5*time.Millisecond {
 		t.Errorf("offset = %v, want 5ms", got)
 	}
 	for range 8 {
 		c.add(0, -500, 1_000)
 	}
-	if got := c.offset(); got != -1000 {
+	if got := c.best().offset; got != -1000 {
 		t.Errorf("offset = %v, want -1µs: the short one is too old", got)
 	}
 }

@@ -16,7 +16,7 @@ func TestRefusalsThatPass(t *testing.T) {
 		syscall.ENETUNREACH: true, syscall.EHOSTUNREACH: true, syscall.ENETDOWN: true, syscall.EPERM: true, syscall.ENOBUFS: true,
 		syscall.EMSGSIZE: false, syscall.EIO: false, syscall.EBADF: false, syscall.EINVAL: false,
 	} {
-		q := &quietConn{UDPConn: &net.UDPConn{}}
+		q := &quietConn{udpSocket: &net.UDPConn{}}
 		if got := passes(q.failed("write", "sendmsg", errno)); got != want {
 			t.Errorf("%v passes: %t", errno, got)
 		}

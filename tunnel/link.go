@@ -17,7 +17,7 @@ import (
 type link struct {
 	to        netip.AddrPort
 	deadline  time.Time // of its handshake
-	socket    *net.UDPConn
+	socket    *patientSocket
 	transport *quic.Transport
 	conn      *quic.Conn
 	control   *quic.Stream
@@ -131,13 +131,18 @@ func (c *Client) dialLink(ctx context.Context, to netip.AddrPort) (_ *link, err 
 	if to.Addr().Is6() {
 		network = "udp6"
 	}
-	if l.socket, err = listenUDP(network, nil); err != nil {
+	socket, err := listenUDP(network, nil)
+	if err != nil {
 		return nil, err
+	}
+	if l.socket, err = takeOver(socket); err != nil {
+		return nil, fmt.Errorf("UDP socket: %w", err)
 	}
 	quiet, err := newQuietConn(l.socket)
 	if err != nil {
 		return nil, err
 	}
+	quiet.wrote = l.socket.wrote
 	l.transport = &quic.Transport{Conn: &flapConn{quietConn: quiet}}
 	config := quicConfig(0, (c.cfg.Lanes+c.cfg.Connections-1)/c.cfg.Connections, returnsWindow)
 	config.KeepAlivePeriod = keepAlive

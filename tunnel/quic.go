@@ -81,7 +81,7 @@ func listenUDP(network string, addr *net.UDPAddr) (*net.UDPConn, error) {
 
 // warnBuffers logs when the kernel's limit kept c's buffers small; after quic-go
 // has tried to enlarge them.
-func warnBuffers(log *slog.Logger, c *net.UDPConn) {
+func warnBuffers(log *slog.Logger, c udpSocket) {
 	raw, err := c.SyscallConn()
 	if err != nil {
 		return

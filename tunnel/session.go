@@ -78,6 +78,7 @@ func (s *session) start(lanes []*Lane, epoch uint64, returned *atomic.Uint64, en
 	}
 	for _, l := range s.links {
 		context.AfterFunc(l.conn.Context(), func() { s.fail(lost(context.Cause(l.conn.Context()))) })
+		l.socket.setPatient(true)
 	}
 	for i, lane := range lanes {
 		stream, err := s.link(i).conn.OpenUniStream()
@@ -94,7 +95,7 @@ func (s *session) start(lanes []*Lane, epoch uint64, returned *atomic.Uint64, en
 	for i, l := range s.links {
 		run(func() error { return s.acceptReturns(l, i, lanes, epoch, returned, run) })
 	}
-	run(func() error { return s.converse(s.links[0].control) })
+	run(func() error { return s.converse(s.links[0]) })
 	go func() {
 		<-s.failed
 		for _, lane := range lanes {
@@ -175,8 +176,9 @@ func (c *clock) add(t0, t1, t2 int64) {
 	c.n++
 }
 
-// offset returns the responder's clock minus ours, 0 before the first ping.
-func (c *clock) offset() time.Duration {
+// best returns the sample with the shortest round trip, zeros before the first
+// ping. Its offset is the responder's clock minus ours.
+func (c *clock) best() clockSample {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	var best clockSample
@@ -185,7 +187,7 @@ func (c *clock) offset() time.Duration {
 			best = s
 		}
 	}
-	return best.offset
+	return best
 }
 
 // ping asks the responder for its time.
@@ -210,20 +212,27 @@ type ask struct {
 	answer chan<- error
 }
 
-// converse uses the control stream until the session ends: one question at a time.
-func (s *session) converse(control *quic.Stream) error {
+// converse uses a link's control stream until the session ends: one question at a
+// time, whose answer is read as soon as it is there.
+func (s *session) converse(l *link) error {
+	ping := func() error { return s.clock.ping(l.control) }
+	ask := func(question func() error) error {
+		l.socket.expect(1)
+		defer l.socket.expect(-1)
+		return question()
+	}
 	tick := time.NewTicker(pingEvery)
 	defer tick.Stop()
-	if err := s.clock.ping(control); err != nil {
+	if err := ask(ping); err != nil {
 		return err
 	}
 	for {
 		var err error
 		select {
 		case <-tick.C:
-			err = s.clock.ping(control)
+			err = ask(ping)
 		case a := <-s.asks:
-			err = a.put(control)
+			err = ask(func() error { return a.put(l.control) })
 		case <-s.failed:
 			return nil
 		}

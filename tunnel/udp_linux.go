@@ -2,10 +2,13 @@ package tunnel
 
 import (
 	"encoding/binary"
+	"errors"
 	"net"
 	"os"
+	"strconv"
 	"sync"
 	"syscall"
+	"time"
 	"unsafe"
 
 	"golang.org/x/net/ipv4"
@@ -20,10 +23,12 @@ import (
 // 570 a second at 1,000 requests/s). None of these calls waits: the socket does
 // not block, and what is not there yet is waited for in the netpoller.
 //
-// It satisfies quic-go's OOBCapablePacketConn, and its batch reader.
+// It satisfies quic-go's OOBCapablePacketConn, and its batch reader: all that
+// quic-go calls.
 type quietConn struct {
-	*net.UDPConn
-	raw syscall.RawConn
+	udpSocket
+	raw   syscall.RawConn
+	wrote func(n int) // told of what was written, or nil
 
 	reading sync.Mutex
 	in      receiver
@@ -32,12 +37,22 @@ type quietConn struct {
 	out     sender
 }
 
-func newQuietConn(c *net.UDPConn) (*quietConn, error) {
+// udpSocket is what is needed of a [net.UDPConn].
+type udpSocket interface {
+	LocalAddr() net.Addr
+	SetReadBuffer(n int) error
+	SetWriteBuffer(n int) error
+	SetReadDeadline(t time.Time) error
+	SyscallConn() (syscall.RawConn, error)
+	Close() error
+}
+
+func newQuietConn(c udpSocket) (*quietConn, error) {
 	raw, err := c.SyscallConn()
 	if err != nil {
 		return nil, err
 	}
-	q := &quietConn{UDPConn: c, raw: raw}
+	q := &quietConn{udpSocket: c, raw: raw}
 	// Bound once, so that no call allocates a closure.
 	q.in.call = q.in.receive
 	q.out.call = q.out.send
@@ -135,19 +150,23 @@ type sender struct {
 	iov   unix.Iovec
 	v4    unix.RawSockaddrInet4
 	v6    unix.RawSockaddrInet6
+	zone  string // of the last link-local address
+	scope uint32 // of zone
 	sent  int
 	errno syscall.Errno
 }
 
 // WriteMsgUDP sends b, or several packets of it where oob says so, to addr.
 func (q *quietConn) WriteMsgUDP(b, oob []byte, addr *net.UDPAddr) (n, oobn int, err error) {
-	if len(b) == 0 || addr.Zone != "" {
-		return q.UDPConn.WriteMsgUDP(b, oob, addr)
+	if len(b) == 0 {
+		return 0, 0, q.failed("write", "sendmsg", syscall.EINVAL)
 	}
 	q.writing.Lock()
 	defer q.writing.Unlock()
 	s := &q.out
-	s.name(addr)
+	if err := s.name(addr); err != nil {
+		return 0, 0, err
+	}
 	s.iov.Base = &b[0]
 	s.iov.SetLen(len(b))
 	s.hdr.Iov = &s.iov
@@ -165,8 +184,28 @@ func (q *quietConn) WriteMsgUDP(b, oob []byte, addr *net.UDPAddr) (n, oobn int, 
 	if s.errno != 0 {
 		return 0, 0, q.failed("write", "sendmsg", s.errno)
 	}
+	if q.wrote != nil {
+		q.wrote(s.sent)
+	}
 	return s.sent, len(oob), nil
 }
+
+// ReadMsgUDP is not implemented: quic-go reads batches.
+func (q *quietConn) ReadMsgUDP(_, _ []byte) (n, oobn, flags int, addr *net.UDPAddr, err error) {
+	return 0, 0, 0, nil, errors.ErrUnsupported
+}
+
+// ReadFrom is not implemented: quic-go reads batches.
+func (q *quietConn) ReadFrom([]byte) (int, net.Addr, error) { return 0, nil, errors.ErrUnsupported }
+
+// WriteTo is not implemented: quic-go writes by WriteMsgUDP.
+func (q *quietConn) WriteTo([]byte, net.Addr) (int, error) { return 0, errors.ErrUnsupported }
+
+// SetDeadline is not implemented: quic-go uses SetReadDeadline.
+func (q *quietConn) SetDeadline(time.Time) error { return errors.ErrUnsupported }
+
+// SetWriteDeadline is not implemented: quic-go uses SetReadDeadline.
+func (q *quietConn) SetWriteDeadline(time.Time) error { return errors.ErrUnsupported }
 
 func (s *sender) send(fd uintptr) bool {
 	for {
@@ -179,14 +218,38 @@ func (s *sender) send(fd uintptr) bool {
 }
 
 // name fills in where to.
-func (s *sender) name(addr *net.UDPAddr) {
+func (s *sender) name(addr *net.UDPAddr) error {
 	var port [2]byte
 	binary.BigEndian.PutUint16(port[:], uint16(addr.Port))
 	if v4 := addr.IP.To4(); v4 != nil {
 		s.v4 = unix.RawSockaddrInet4{Family: unix.AF_INET, Port: binary.NativeEndian.Uint16(port[:]), Addr: [4]byte(v4)}
 		s.hdr.Name, s.hdr.Namelen = (*byte)(unsafe.Pointer(&s.v4)), uint32(unsafe.Sizeof(s.v4))
-		return
+		return nil
 	}
-	s.v6 = unix.RawSockaddrInet6{Family: unix.AF_INET6, Port: binary.NativeEndian.Uint16(port[:]), Addr: [16]byte(addr.IP.To16())}
+	if addr.Zone != s.zone {
+		if err := s.enter(addr.Zone); err != nil {
+			return err
+		}
+	}
+	s.v6 = unix.RawSockaddrInet6{Family: unix.AF_INET6, Port: binary.NativeEndian.Uint16(port[:]), Addr: [16]byte(addr.IP.To16()), Scope_id: s.scope}
 	s.hdr.Name, s.hdr.Namelen = (*byte)(unsafe.Pointer(&s.v6)), uint32(unsafe.Sizeof(s.v6))
+	return nil
+}
+
+// enter finds the interface that a zone names, as fe80::1%eth0 does (RFC 4007).
+func (s *sender) enter(zone string) error {
+	if zone == "" {
+		s.zone, s.scope = "", 0
+		return nil
+	}
+	index, err := strconv.Atoi(zone)
+	if err != nil {
+		ifi, err := net.InterfaceByName(zone)
+		if err != nil {
+			return err
+		}
+		index = ifi.Index
+	}
+	s.zone, s.scope = zone, uint32(index)
+	return nil
 }

@@ -10,7 +10,7 @@ import (
 	"golang.org/x/net/ipv4"
 )
 
-func quiet(t *testing.T, network, addr string) *quietConn {
+func udpOn(t *testing.T, network, addr string) *net.UDPConn {
 	t.Helper()
 	ua, err := net.ResolveUDPAddr(network, addr)
 	if err != nil {
@@ -21,11 +21,33 @@ func quiet(t *testing.T, network, addr string) *quietConn {
 		t.Skipf("no %s here: %v", network, err)
 	}
 	t.Cleanup(func() { _ = c.Close() })
-	q, err := newQuietConn(c)
+	return c
+}
+
+func quiet(t *testing.T, network, addr string) *quietConn {
+	t.Helper()
+	q, err := newQuietConn(udpOn(t, network, addr))
 	if err != nil {
 		t.Fatal(err)
 	}
 	return q
+}
+
+// patient returns a connection whose reader is not woken by each packet.
+func patient(t *testing.T, network, addr string) (*quietConn, *patientSocket) {
+	t.Helper()
+	s, err := takeOver(udpOn(t, network, addr))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = s.Close() })
+	q, err := newQuietConn(s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	q.wrote = s.wrote
+	s.setPatient(true)
+	return q, s
 }
 
 func messages(n int) []ipv4.Message {
