@@ -42,6 +42,15 @@ func TestEnds(t *testing.T) {
 			b.feed(c.data("a"), c.out(rst, 0, 0))
 		}, "a", "reset", func(b *bench) bool { return b.book.Flows.Ended[report.ServerReset] == 1 }},
 
+		// As RabbitMQ does after each connection. The client has closed in order, and for the
+		// target it must not look as if it had broken off.
+		{"server resets after the client's FIN", func(b *bench, c *conn) {
+			b.lane.answers = false
+			b.feed(c.data("a"), c.fin(), c.out(rst, 0, 0))
+			b.lane.close(b.session(), frame.ClosedTargetReset)
+			b.wait(time.Second)
+		}, "a", "fin", func(b *bench) bool { return b.book.Flows.Ended[report.ServerReset] == 1 && b.table.Len() == 0 }},
+
 		{"server closes first", func(b *bench, c *conn) {
 			b.feed(c.data("a"), c.serverFin(), c.ack(), c.fin())
 		}, "a", "fin", func(b *bench) bool { return b.book.Flows.Ended[report.ServerFirst] == 1 && b.session().finSecond }},

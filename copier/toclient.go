@@ -182,10 +182,13 @@ func (s *shard) serverEnds(slot uint32, r *record, v *packet.View) {
 	}
 	if v.Flags&packet.RST != 0 {
 		// The client's connection is gone without its doing: for the target that
-		// looks most like a client that has gone away.
+		// looks most like a client that has gone away. But one that has closed goes
+		// nowhere, and how the target ends the connection then is its own affair.
 		r.ending = report.ServerReset
 		if r.state.open() {
-			s.control(slot, r, frame.TypeReset)
+			if r.state != stateFinSent {
+				s.control(slot, r, frame.TypeReset)
+			}
 			s.end(slot, r)
 			return
 		}

@@ -44,6 +44,6 @@ func (l *Ledger) ends(p *page) {
 	row("the client closed first", online.ClientFirst, target.ClientFirst, "")
 	row("the server closed first", online.ServerFirst, target.ServerFirst, "")
 	row("the client reset", online.ClientReset, target.ClientReset, "")
-	row("the server reset", online.ServerReset, target.ServerReset, ", played as the client's")
+	row("the server reset", online.ServerReset, target.ServerReset, ", played as the client's if it had not closed")
 	row("otherwise", online.Other, target.Other, ", idle or given up: see above")
 }
