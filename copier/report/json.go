@@ -237,9 +237,18 @@ func CheckFile(file string) error {
 		}
 	}
 	if err != nil {
-		return fmt.Errorf("report: %w", err)
+		return naming(file, err)
 	}
 	return nil
+}
+
+// naming makes err name file, not the one beside it that is written first.
+func naming(file string, err error) error {
+	var p *os.PathError
+	if errors.As(err, &p) {
+		err = &os.PathError{Op: p.Op, Path: file, Err: p.Err}
+	}
+	return fmt.Errorf("report: %w", err)
 }
 
 func writeFile(file string, b []byte) (err error) {
@@ -252,11 +261,11 @@ func writeFile(file string, b []byte) (err error) {
 	}
 	f, err := os.CreateTemp(filepath.Dir(file), filepath.Base(file)+".*")
 	if err != nil {
-		return fmt.Errorf("report: %w", err)
+		return naming(file, err)
 	}
 	defer func() {
 		if err != nil {
-			err = fmt.Errorf("report: %w", errors.Join(err, os.Remove(f.Name())))
+			err = errors.Join(naming(file, err), os.Remove(f.Name()))
 		}
 	}()
 	_, err = f.Write(b)

@@ -295,8 +295,11 @@ func TestWriteFile(t *testing.T) {
 	if st, err := os.Stat(os.DevNull); err != nil || st.Mode().IsRegular() {
 		t.Errorf("%s has been replaced", os.DevNull)
 	}
-	if err := full().WriteFile(filepath.Join(dir, "no", "report.json")); err == nil {
-		t.Error("wrote into a directory that is not there")
+	missing := filepath.Join(dir, "no", "report.json")
+	for _, err := range []error{full().WriteFile(missing), CheckFile(missing)} {
+		if err == nil || !strings.Contains(err.Error(), "open "+missing+": no such file") {
+			t.Errorf("error %v, want one that names the file that was given", err)
+		}
 	}
 }
 
