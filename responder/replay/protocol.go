@@ -189,7 +189,7 @@ func (s *Session) fed(t *turn) bool {
 }
 
 // logsIn reports whether p, with which a client begins, says who it is, or what the
-// rest of the connection is about: PostgreSQL, AMQP, MQTT, Redis; or begins SSH, whose
+// rest of the connection is about: PostgreSQL, AMQP, MQTT, LDAP, Redis; or begins SSH, whose
 // client does not wait for the greeting.
 func logsIn(p []byte) bool {
 	switch {
@@ -200,6 +200,8 @@ func logsIn(p []byte) bool {
 	case p[0] == 0x10: // CONNECT
 		head := p[:min(len(p), 16)]
 		return bytes.Contains(head, []byte("\x00\x04MQTT")) || bytes.Contains(head, []byte("\x00\x06MQIsdp"))
+	case p[0] == 0x30:
+		return isBind(p)
 	case p[0] == '*':
 		p = p[:min(len(p), maxHead)]
 		for _, command := range [...]string{"AUTH", "auth", "SELECT", "select"} {
@@ -210,6 +212,21 @@ func logsIn(p []byte) bool {
 		return false
 	}
 	return string(p[:4]) == "AMQP" || string(p[:4]) == "SSH-"
+}
+
+// isBind reports whether p, of 8 bytes or more, begins with LDAP's BindRequest
+// (RFC 4511, 4.2): a sequence, with a number first.
+func isBind(p []byte) bool {
+	const integer, bind, long = 0x02, 0x60, 0x80
+	at := 2
+	if p[1] >= long {
+		at += int(p[1] - long)
+	}
+	if at+1 >= len(p) || p[at] != integer {
+		return false
+	}
+	at += 2 + int(p[at+1])
+	return at < len(p) && p[at] == bind
 }
 
 // setFree turns the gate off.
