@@ -68,8 +68,9 @@ func (c *Client) SetMaps(ctx context.Context, maps []Map) error {
 }
 
 // SetRates bounds what the responder takes of this copier's flows. told is false when
-// it has not said yes in time: then it hears it with the next connection at the latest,
-// which begins with these rates. An error leaves them as they were.
+// it has not said yes in time: then it hears it as soon as it can, with the next
+// connection at the latest, which begins with these rates. An error leaves them as they
+// were.
 func (c *Client) SetRates(ctx context.Context, r Rates) (told bool, err error) {
 	if err := r.check(); err != nil {
 		return false, fmt.Errorf("tunnel: %w", err)
@@ -77,11 +78,17 @@ func (c *Client) SetRates(ctx context.Context, r Rates) (told bool, err error) {
 	// While a connection is being made it is not settled which rates it begins with.
 	c.connecting.Lock()
 	defer c.connecting.Unlock()
-	err = c.ask(ctx, ask{what: controlRates, msg: ratesMsg{Rates: r}})
+	s := c.current()
+	if s != nil {
+		s.owed.Store(nil)
+	}
+	err = c.ask(ctx, askRates(r))
 	if errors.Is(err, ErrRefused) {
 		return false, fmt.Errorf("tunnel: rates: %w", err)
 	}
-	c.cfg.Rates = r
+	if c.cfg.Rates = r; err != nil && s != nil {
+		s.owed.Store(&r)
+	}
 	return err == nil, nil
 }
 

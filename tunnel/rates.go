@@ -42,7 +42,7 @@ func (r *Rates) Change(what, per string) (string, error) {
 	if per != "off" {
 		var err error
 		if n, err = ParseRate(per); err != nil {
-			return "", err
+			return "", fmt.Errorf("%w, or off", err)
 		}
 	}
 	*to = n

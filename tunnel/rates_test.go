@@ -1,8 +1,10 @@
 package tunnel
 
 import (
+	"context"
 	"errors"
 	"math"
+	"strings"
 	"testing"
 	"time"
 )
@@ -68,6 +70,42 @@ func TestSetRates(t *testing.T) {
 	}
 }
 
+// A rate that a responder cannot be told now, since it is busy with a question, must be
+// said as soon as it is not: a connection that lives may live for weeks.
+func TestRatesSaidLate(t *testing.T) {
+	c, p := pair(t, ClientConfig{})
+	asked, free := make(chan struct{}), make(chan struct{})
+	kept := make(chan Rates, 10)
+	p.HandleRates(func(r Rates) {
+		if r.Connections == 1 {
+			close(asked)
+			<-free
+		}
+		kept <- r
+	})
+	ctx, cancel := context.WithCancel(testContext(t))
+	go func() {
+		<-asked
+		cancel()
+	}()
+	for per := 1.0; per <= 3; per++ {
+		if told, err := c.SetRates(ctx, Rates{Connections: per}); told || err != nil {
+			t.Errorf("while the responder is busy: %v, %v", told, err)
+		}
+	}
+	close(free)
+	for _, want := range []float64{0, 1, 3} { // what holds no more nobody needs to hear
+		select {
+		case r := <-kept:
+			if r.Connections != want {
+				t.Errorf("%+v is kept, want %v connections", r, want)
+			}
+		case <-testContext(t).Done():
+			t.Fatalf("%v connections a second are not kept", want)
+		}
+	}
+}
+
 // A copier of another make must not make sums of ours overflow, or turn a limit
 // around.
 func TestRatesThatNoneCanBe(t *testing.T) {
@@ -100,6 +138,9 @@ func TestChangeRates(t *testing.T) {
 		if got, err := r.Change(tt.what, tt.per); got != tt.want || (err == nil) != (tt.want != "") {
 			t.Errorf("%s %s: %q, %v", tt.what, tt.per, got, err)
 		}
+	}
+	if _, err := r.Change("bytes", "0"); err == nil || !strings.HasSuffix(err.Error(), ", or off") {
+		t.Errorf("0 is refused as %v: how to have no limit?", err)
 	}
 	if r != (Rates{Bytes: 1e7}) {
 		t.Errorf("in the end %+v", r)

@@ -16,7 +16,8 @@ import (
 type session struct {
 	links []*link
 	clock clock
-	asks  chan ask // for the control stream
+	asks  chan ask              // for the control stream
+	owed  atomic.Pointer[Rates] // that the responder could not be told in time
 
 	once   sync.Once
 	err    error         // why it ended; set before failed is closed
@@ -228,6 +229,11 @@ func (s *session) converse(l *link) error {
 	}
 	for {
 		var err error
+		if r := s.owed.Swap(nil); r != nil {
+			if err := ask(func() error { return askRates(*r).put(l.control) }); err != nil {
+				return err
+			}
+		}
 		select {
 		case <-tick.C:
 			err = ask(ping)
@@ -240,6 +246,11 @@ func (s *session) converse(l *link) error {
 			return err
 		}
 	}
+}
+
+// askRates is a wish for other rates, and nobody waits for the answer yet.
+func askRates(r Rates) ask {
+	return ask{what: controlRates, msg: ratesMsg{Rates: r}, answer: make(chan error, 1)}
 }
 
 // put asks the responder. An error of it is the connection's.
