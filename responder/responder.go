@@ -259,25 +259,6 @@ func turnAway(ctx context.Context, accept func(context.Context) (peer, error)) {
 // stopping tells copiers why they are disconnected.
 const stopping = "responder stops"
 
-// begin serves p on goroutines of its own.
-func (r *server) begin(p peer) {
-	r.mu.Lock()
-	hello := p.Hello()
-	m, twice := r.twin(hello)
-	r.peers[p] = &attached{since: time.Now()}
-	r.mu.Unlock()
-	if twice {
-		r.log.Warn("two copiers on one host copy the same: what both copy arrives twice; unless one of them is gone in 10 s, since it was started anew or has lost its tunnel",
-			"copier", hello.Name, "remote", hello.Remote.String(), "port", m.Port, "target", m.Target.String())
-	}
-	r.left.Go(func() {
-		r.run(p)
-		r.mu.Lock()
-		delete(r.peers, p)
-		r.mu.Unlock()
-	})
-}
-
 // drain lets the sessions finish, ends those that do not, sees to it that their
 // accounts are returned, and parts with the copiers.
 func (r *server) drain(ctx context.Context) {
