@@ -54,14 +54,7 @@ func (cfg *Config) choice(s flow.Share) flow.Choice {
 	return c
 }
 
-// sample copies percent of the connections that begin from now on.
-func (c *copier) sample(percent float64) error {
-	s := &c.sampling
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return c.sampleLocked(percent)
-}
-
+// sampleLocked copies percent of the connections that begin from now on.
 func (c *copier) sampleLocked(percent float64) error {
 	s := &c.sampling
 	s.now = flow.Sampled(percent)

@@ -167,7 +167,7 @@ func TestFilterNarrows(t *testing.T) {
 		c := hashed(50, 60, 1)[0]
 		r.capture(c.handshake()...)
 		r.capture(c.data("one"))
-		if err := r.sample(10); err != nil {
+		if _, err := r.setPercent([]string{"10"}); err != nil {
 			t.Fatal(err)
 		}
 		if got := r.set.changes(); got != 0 {

@@ -27,7 +27,6 @@ type Server struct {
 	mu       sync.Mutex
 	conns    []*serverConn
 	open     int
-	resets   int
 	requests int
 }
 
@@ -67,13 +66,6 @@ func (s *Server) Counts() (connections, requests, open int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return len(s.conns), s.requests, s.open
-}
-
-// Broken returns how many requests ended before their body did.
-func (s *Server) Broken() int {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.resets
 }
 
 // Log returns what was seen so far.
@@ -127,9 +119,6 @@ func (s *Server) answer(w http.ResponseWriter, r *http.Request) {
 		h := sha256.New()
 		var err error
 		if req.Bytes, err = io.Copy(h, r.Body); err != nil {
-			s.mu.Lock()
-			s.resets++
-			s.mu.Unlock()
 			return
 		}
 		req.Sum = hex.EncodeToString(h.Sum(nil)[:8])

@@ -158,9 +158,6 @@ func MSS(n uint16) []byte { return []byte{2, 4, byte(n >> 8), byte(n)} }
 // WindowScale is the option that announces a window scale, with a NOP in front.
 func WindowScale(shift uint8) []byte { return []byte{1, 3, 3, shift} }
 
-// SACKPermitted is the option that offers selective acknowledgements.
-func SACKPermitted() []byte { return []byte{1, 1, 4, 2} }
-
 // Timestamps is the timestamps option (RFC 7323), aligned by two NOPs.
 func Timestamps(value, echo uint32) []byte {
 	b := []byte{1, 1, 8, 10}
