@@ -154,6 +154,7 @@ type Client struct {
 	log   *slog.Logger
 	lanes []*Lane
 	slow  time.Duration // between tries after a refusal
+	pings pingTimes
 
 	connecting sync.Mutex // one try at a time
 	returned   atomic.Uint64
@@ -175,7 +176,7 @@ func NewClient(cfg ClientConfig) (*Client, error) {
 	if err != nil {
 		return nil, fmt.Errorf("tunnel: %w", err)
 	}
-	c := &Client{cfg: cfg, log: cfg.Log, slow: backoffRefused, closed: make(chan struct{})}
+	c := &Client{cfg: cfg, log: cfg.Log, slow: backoffRefused, pings: pingTimes{pingEvery, pingPatience}, closed: make(chan struct{})}
 	for range cfg.Lanes {
 		c.lanes = append(c.lanes, newLane(cfg.QueueBytes))
 	}
@@ -222,7 +223,7 @@ func (c *Client) adopt(s *session) error {
 	c.session = s
 	c.mu.Unlock()
 	epoch := c.epoch.Add(1)
-	s.start(c.lanes, epoch, &c.returned, func(err error) {
+	s.start(c.lanes, epoch, &c.returned, c.pings, func(err error) {
 		if !errors.Is(err, ErrClosed) && !c.finished.Load() { // else the other side has nothing left to do
 			c.setError(fmt.Errorf("tunnel: %w", err))
 			c.log.Warn("tunnel is down", "remote", s.remote(), "err", err)

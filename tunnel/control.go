@@ -28,9 +28,10 @@ const (
 const (
 	controlHeader = 4
 	// maxControl is the longest message before the secret is proven, and of all
-	// but Hello and Maps afterwards.
+	// but Hello, Maps, Ping and Pong afterwards.
 	maxControl = 1 << 10
 	maxHello   = 64 << 10
+	maxPing    = 4 << 10
 )
 
 type proofMsg struct {
@@ -62,6 +63,8 @@ type joinMsg struct {
 type clockMsg struct {
 	T0 int64 `json:"t0"` // ns since the epoch, the copier's clock
 	T1 int64 `json:"t1"` // ns since the epoch, the responder's clock
+
+	Pad string `json:"pad,omitempty"` // of any contents; the answer has the same
 }
 
 // mapsMsg names other maps than the Hello did: the ones there are, and more behind
@@ -153,11 +156,15 @@ func writeControl(w io.Writer, t controlType, msg any) error {
 
 // readControl reads the next message, which must be of type want and short.
 func readControl(r io.Reader, want controlType, msg any) error {
+	return readLongControl(r, want, maxControl, msg)
+}
+
+func readLongControl(r io.Reader, want controlType, limit int, msg any) error {
 	h, err := readControlHeader(r)
 	if err != nil {
 		return err
 	}
-	body, err := readControlBody(r, h, want, maxControl)
+	body, err := readControlBody(r, h, want, limit)
 	if err != nil {
 		return err
 	}

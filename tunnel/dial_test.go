@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -16,6 +17,13 @@ import (
 
 // farAway is a relay to addr with a one-way delay; it returns its own address.
 func farAway(t *testing.T, addr netip.AddrPort, delay time.Duration) string {
+	t.Helper()
+	return relay(t, addr, delay, func(int) bool { return true })
+}
+
+// relay is one that loses the packets whose length does not pass. It asks from
+// several goroutines.
+func relay(t *testing.T, addr netip.AddrPort, delay time.Duration, passes func(n int) bool) string {
 	t.Helper()
 	front, err := net.ListenUDP("udp4", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)})
 	if err != nil {
@@ -48,7 +56,9 @@ func farAway(t *testing.T, addr netip.AddrPort, delay time.Duration) string {
 				if err != nil {
 					return
 				}
-				queue <- packet{b[:n], from, time.Now().Add(delay)}
+				if passes(n) {
+					queue <- packet{b[:n], from, time.Now().Add(delay)}
+				}
 			}
 		})
 	}
@@ -103,6 +113,53 @@ func TestManyConnectionsOnALongPath(t *testing.T) {
 		if _, payload := readFrames(t, p.Lane(i), 1); len(payload) != 1 || payload[0] != byte(i) {
 			t.Errorf("lane %d: payload %x", i, payload)
 		}
+	}
+}
+
+// A path whose MTU becomes smaller, without a word from a router, loses all that is
+// long while the connection seems to live.
+func TestPathThatShrinks(t *testing.T) {
+	checkLeaks(t)
+	id := testIdentity(t)
+	s := listen(t, ServerConfig{Identity: id})
+	var longest, limit atomic.Int64
+	limit.Store(1 << 16)
+	addr := relay(t, s.Addr(), 0, func(n int) bool {
+		if int64(n) > limit.Load() {
+			return false
+		}
+		for was := longest.Load(); int64(n) > was && !longest.CompareAndSwap(was, int64(n)); was = longest.Load() {
+		}
+		return true
+	})
+	var text logBuffer
+	c := newClient(t, ClientConfig{Invite: id.Invite([]string{addr}, time.Time{}), Log: text.logger()})
+	c.pings = pingTimes{5 * time.Millisecond, 300 * time.Millisecond}
+	if err := c.Connect(testContext(t)); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(testContext(t))
+	done := make(chan error, 1)
+	go func() { done <- c.Run(ctx) }()
+	if _, err := s.Accept(testContext(t)); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "packets of full size are used", func() bool { return longest.Load() > 1400 })
+	limit.Store(1300)
+	if _, err := s.Accept(testContext(t)); err != nil {
+		t.Fatal("no other connection: ", err)
+	}
+	eventually(t, "the reason is logged", func() bool { return strings.Contains(text.String(), "MTU") })
+	pings := func() int {
+		k := &c.current().clock
+		k.mu.Lock()
+		defer k.mu.Unlock()
+		return k.n
+	}
+	eventually(t, "the other one works", func() bool { return c.Stats().Up && pings() > 5 })
+	cancel()
+	if err := <-done; err != nil {
+		t.Error(err)
 	}
 }
 

@@ -169,7 +169,7 @@ func (p *Peer) converse(control *quic.Stream) error {
 
 // answerPing tells the copier our clock.
 func answerPing(control *quic.Stream, h [controlHeader]byte) error {
-	body, err := readControlBody(control, h, controlPing, maxControl)
+	body, err := readControlBody(control, h, controlPing, maxPing)
 	if err != nil {
 		return err
 	}

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -68,7 +70,7 @@ func (s *session) release() {
 
 // start brings the lanes up and runs the session until it ends; ended is then
 // told why.
-func (s *session) start(lanes []*Lane, epoch uint64, returned *atomic.Uint64, ended func(error)) {
+func (s *session) start(lanes []*Lane, epoch uint64, returned *atomic.Uint64, t pingTimes, ended func(error)) {
 	var wg sync.WaitGroup
 	run := func(f func() error) {
 		wg.Go(func() {
@@ -96,7 +98,7 @@ func (s *session) start(lanes []*Lane, epoch uint64, returned *atomic.Uint64, en
 	for i, l := range s.links {
 		run(func() error { return s.acceptReturns(l, i, lanes, epoch, returned, run) })
 	}
-	run(func() error { return s.converse(s.links[0]) })
+	run(func() error { return s.converse(s.links[0], t) })
 	go func() {
 		<-s.failed
 		for _, lane := range lanes {
@@ -160,6 +162,8 @@ func lost(err error) error {
 // A clock estimates the responder's clock from pings: the one with the shortest
 // round trip among the last 8 had the least chance to wait somewhere.
 type clock struct {
+	pings int // sent
+
 	mu      sync.Mutex
 	samples [8]clockSample
 	n       int
@@ -191,18 +195,38 @@ func (c *clock) best() clockSample {
 	return best
 }
 
-// ping asks the responder for its time.
-func (c *clock) ping(control *quic.Stream) error {
+// pingTimes are when pings are sent, and how long an answer is waited for.
+type pingTimes struct{ every, patience time.Duration }
+
+// fullPacket is more than the largest packet of a tunnel holds.
+const fullPacket = 1600
+
+// ping asks the responder for its time. Every second ping is so long that it and its
+// answer fill a packet: where a path's MTU becomes smaller without a word, all that
+// is short passes, and what is long is lost as often as it is sent again.
+func (c *clock) ping(control *quic.Stream, patience time.Duration) error {
 	var pong clockMsg
-	t0 := time.Now().UnixNano()
-	if err := writeControl(control, controlPing, clockMsg{T0: t0}); err != nil {
+	ping := clockMsg{T0: time.Now().UnixNano()}
+	if c.pings++; c.pings%2 == 0 {
+		ping.Pad = strings.Repeat(" ", fullPacket)
+	}
+	err := writeControl(control, controlPing, ping)
+	if err == nil {
+		err = control.SetReadDeadline(time.Now().Add(patience))
+	}
+	if err == nil {
+		err = readLongControl(control, controlPong, maxPing, &pong)
+	}
+	switch {
+	case errors.Is(err, os.ErrDeadlineExceeded) && ping.Pad != "":
+		return fmt.Errorf("packets of full size are not answered for %v: has the MTU of the path become smaller?", patience)
+	case errors.Is(err, os.ErrDeadlineExceeded):
+		return fmt.Errorf("a ping is not answered for %v", patience)
+	case err != nil:
 		return err
 	}
-	if err := readControl(control, controlPong, &pong); err != nil {
-		return err
-	}
-	c.add(t0, pong.T1, time.Now().UnixNano())
-	return nil
+	c.add(ping.T0, pong.T1, time.Now().UnixNano())
+	return control.SetReadDeadline(time.Time{})
 }
 
 // An ask is a wish, for other maps or rates, and where the answer goes: a place for
@@ -215,14 +239,14 @@ type ask struct {
 
 // converse uses a link's control stream until the session ends: one question at a
 // time, whose answer is read as soon as it is there.
-func (s *session) converse(l *link) error {
-	ping := func() error { return s.clock.ping(l.control) }
+func (s *session) converse(l *link, t pingTimes) error {
+	ping := func() error { return s.clock.ping(l.control, t.patience) }
 	ask := func(question func() error) error {
 		l.socket.expect(1)
 		defer l.socket.expect(-1)
 		return question()
 	}
-	tick := time.NewTicker(pingEvery)
+	tick := time.NewTicker(t.every)
 	defer tick.Stop()
 	if err := ask(ping); err != nil {
 		return err

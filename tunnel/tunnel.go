@@ -36,6 +36,7 @@ const (
 	keepAlive        = 2 * time.Second
 	idleTimeout      = 10 * time.Second
 	pingEvery        = 3 * time.Second
+	pingPatience     = 15 * time.Second // then a ping's answer comes no more: longer than a path may be silent
 	backoffFirst     = 100 * time.Millisecond
 	backoffMost      = 5 * time.Second
 	backoffRefused   = 30 * time.Second
