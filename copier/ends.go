@@ -258,6 +258,7 @@ func (s *shard) loseAll() {
 		}
 		s.shun(slot, r)
 	}
+	s.book.Broke()
 }
 
 // shun keeps a flow that was given up and settled, to know its packets by, for as

@@ -68,7 +68,7 @@ func TestFleetOutlivesOneTarget(t *testing.T) {
 			}
 		}
 		out := base.out.String()
-		for _, want := range []string{"one: nothing to copy yet\nmore: copied 100.00 %\nmore#2: copied 100.00 %\n", "==== target more#2 ====\ncopied 100.00 %"} {
+		for _, want := range []string{"one: nothing to copy\nmore: copied 100.00 %\nmore#2: copied 100.00 %\n", "==== target more#2 ====\ncopied 100.00 %"} {
 			if !strings.Contains(out, want) {
 				t.Errorf("%q is not in the ledger:\n%s", want, out)
 			}

@@ -77,11 +77,13 @@ func TestTunnelBreaks(t *testing.T) {
 	b.feed(ended.data("gone"), ended.fin(), ended.serverFin())
 	b.feed(c.handshake()...)
 	b.feed(c.data("abc"))
+	b.lane.returns = frame.AppendMoved(b.lane.returns, &frame.Moved{Segments: 2, Bytes: 5})
+	b.feed(c.ack())
 	b.lane.crash()
 	b.lane.up = false
 	b.feed(c.data("de"), c.fin(), c.serverFin())
-	if got := b.book.Sent.TunnelLost; got != (report.Count{Segments: 2, Bytes: 7}) {
-		t.Errorf("lost %+v, want 2 segments of 7 bytes", got)
+	if got := b.book.Sent.TunnelLost; got != (report.Count{Segments: 2, Bytes: 2}) || b.book.Sent.Arrived != 5 {
+		t.Errorf("lost %+v beside %d that had arrived, want 2 segments of 7 bytes, of which 5 had", got, b.book.Sent.Arrived)
 	}
 	b.wantDropped(report.TunnelLost, 2)
 	if b.table.Len() != 0 || b.book.Sessions.Lost != 2 {

@@ -103,6 +103,7 @@ func (s *shard) serverHandshake(slot uint32, r *record, p *capture.Packet, v *pa
 	switch {
 	case v.Flags&packet.RST != 0:
 		if v.Flags&packet.SYN == 0 {
+			s.book.Flows.Declined++
 			s.refuse(slot, r, report.NeverEstablished)
 		}
 	case !v.Flags.Has(packet.SYN|packet.ACK) || !v.Ack.After(r.iss):

@@ -51,6 +51,7 @@ func (f *Flows) add(o *Flows) {
 	f.Suspended += o.Suspended
 	f.PrologueFull += o.PrologueFull
 	f.Hurried += o.Hurried
+	f.Declined += o.Declined
 	for i := range f.Refused {
 		f.Resumed[i] += o.Resumed[i]
 		f.Refused[i] += o.Refused[i]
@@ -88,6 +89,7 @@ func (s *Sent) add(o *Sent) {
 	s.AfterClose.Plus(o.AfterClose)
 	s.TunnelLost.Plus(o.TunnelLost)
 	s.InFlight.Plus(o.InFlight)
+	s.Arrived += o.Arrived
 	s.AccountMissing.Plus(o.AccountMissing)
 }
 

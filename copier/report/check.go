@@ -41,6 +41,7 @@ func (l *Ledger) Check() []string {
 	parts.Plus(l.Sent.TunnelLost)
 	parts.Plus(l.Sent.InFlight)
 	parts.Plus(l.Sent.AccountMissing)
+	parts.Bytes += l.Sent.Arrived
 	sent := c.Sent
 	sent.Plus(c.Prologue)
 	counts("sent to the target", sent, parts)

@@ -100,7 +100,7 @@ func (l *Ledger) Factor() float64 {
 	if sent == 0 {
 		return 0
 	}
-	return float64(l.Sent.Delivered.Bytes+l.Copies.Delivered.Bytes) / float64(sent)
+	return float64(l.Sent.Delivered.Bytes+l.Sent.Arrived+l.Copies.Delivered.Bytes) / float64(sent)
 }
 
 // factor formats it, rounded down.
@@ -128,8 +128,8 @@ func (l *Ledger) copies(p *page) {
 	p.count("  delivered to the target", c.Delivered)
 	p.someCount("  dropped there", c.Dropped)
 	p.someCount("  in flight", c.InFlight)
-	p.someCount("  tunnel_lost", c.TunnelLost)
-	p.someCount("  account_missing", c.Missing)
+	p.someCount("  tunnel_lost, fate unknown", c.TunnelLost)
+	p.someCount("  account_missing, fate unknown", c.Missing)
 	p.line("answers absorbed", size(c.Absorbed), "")
 }
 

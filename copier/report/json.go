@@ -21,7 +21,8 @@ type document struct {
 	Split    string    `json:"split,omitempty"`  // which part of the clients, as 1/3
 	Headline string    `json:"headline"`
 
-	CopiedPercent *float64 `json:"copied_percent"` // null: there was nothing to copy
+	CopiedPercent *float64 `json:"copied_percent"` // of what has been decided; null: there was nothing to copy
+	StalledNs     int64    `json:"stalled_ns"`     // nothing has come back for so long, of what is under way; 0: it does
 	SamplePercent float64  `json:"sample_percent"` // of the connections; of others only those that the kernel's filter let pass are counted
 	Sums          []string `json:"sums_wrong"`
 
@@ -60,6 +61,7 @@ type flowsJSON struct {
 	Admitted uint64            `json:"admitted"`
 	Adopted  uint64            `json:"adopted"` // of the admitted
 	Refused  map[string]uint64 `json:"refused"`
+	Declined uint64            `json:"refused_by_server"` // of never_established: its reset answered the SYN
 	Live     uint64            `json:"live"`
 	Ended    map[string]uint64 `json:"ended_online"`
 	GivenUp  map[string]uint64 `json:"given_up"`
@@ -92,10 +94,11 @@ type sentJSON struct {
 	Dropped    map[string]Count `json:"dropped"`
 	Gap        Count            `json:"reconnect"`
 	AfterClose Count            `json:"after_close"`
-	TunnelLost Count            `json:"tunnel_lost"`
+	TunnelLost Count            `json:"tunnel_lost"` // fate unknown
 	InFlight   Count            `json:"in_flight"`
 
-	AccountMissing Count `json:"account_missing"`
+	AccountMissing Count  `json:"account_missing"`             // fate unknown
+	Arrived        uint64 `json:"delivered_unaccounted_bytes"` // of sessions whose account did not come, by the last word before; segments are with it
 }
 
 type sessionsJSON struct {
@@ -159,14 +162,14 @@ func (s *Summary) MarshalJSON() ([]byte, error) {
 	d := document{
 		Version: s.Version, Started: s.Started.UTC(), Ended: s.Ended.UTC(), Final: s.Final, Target: s.Target, State: s.State, Split: s.Split,
 		Headline: s.headline(), SamplePercent: s.Sample, Sums: s.Check(), BadReturns: l.BadReturns,
-		RateConnections: s.Rates.Connections, RateBytes: s.Rates.Bytes,
+		StalledNs: int64(s.Stalled), RateConnections: s.Rates.Connections, RateBytes: s.Rates.Bytes,
 		Packets: packetsJSON{p.Captured, s.Kernel.Dropped, map[string]uint64{
 			"to_server": p.ToServer, "to_client": p.ToClient, "refused": p.Refused, "late": p.Late, "no_flow": p.NoFlow,
 			"unmapped": p.Unmapped, "not_tcp": p.NotTCP, "fragment": p.Fragment, "truncated": p.Truncated, "malformed": p.Malformed,
 			"bad_checksum": p.BadChecksum, "injected": p.Injected,
 		}},
 		Flows: flowsJSON{
-			l.Flows.Seen, l.Flows.Pending, l.Flows.Observed, l.Flows.Admitted, l.Flows.Adopted, named(l.Flows.Refused[:], reasonName),
+			l.Flows.Seen, l.Flows.Pending, l.Flows.Observed, l.Flows.Admitted, l.Flows.Adopted, named(l.Flows.Refused[:], reasonName), l.Flows.Declined,
 			l.Flows.Live, named(l.Flows.Ended[:], endingName), named(l.Flows.GivenUp[:], reasonName),
 			l.Flows.Waiting, l.Flows.Late, l.Flows.Suspended, named(l.Flows.Resumed[:], reasonName), l.Flows.PrologueFull, l.Flows.Hurried,
 		},
@@ -176,7 +179,7 @@ func (s *Summary) MarshalJSON() ([]byte, error) {
 			l.Client.Prologue, l.Client.Injected, l.Client.Urgent, l.Client.Rewritten,
 		},
 		Sent: sentJSON{
-			l.Sent.Delivered, named(l.Sent.Dropped[:], howName), l.Sent.Gap, l.Sent.AfterClose, l.Sent.TunnelLost, l.Sent.InFlight, l.Sent.AccountMissing,
+			l.Sent.Delivered, named(l.Sent.Dropped[:], howName), l.Sent.Gap, l.Sent.AfterClose, l.Sent.TunnelLost, l.Sent.InFlight, l.Sent.AccountMissing, l.Sent.Arrived,
 		},
 		Sessions: sessionsJSON{
 			l.Sessions.Opened, l.Sessions.Established, l.Sessions.Open, named(l.Sessions.Closed[:], howName), l.Sessions.Lost,

@@ -64,6 +64,7 @@ type Flows struct {
 	Waiting  uint64 // cannot have a session now: the tunnel is down, or has no room
 	Late     uint64 // admitted ones that had to wait for it
 	Refused  [NumReasons]uint64
+	Declined uint64 // of those never established: the online server answered the SYN with a reset
 
 	Live    uint64             // admitted ones that are followed now
 	Ended   [NumEndings]uint64 // followed to their end, by how they ended online
@@ -115,8 +116,13 @@ type Sent struct {
 	Dropped    [NumHows]Count
 	Gap        Count // the target had closed the connection, and another one came too late for it
 	AfterClose Count // reached a session that had ended
-	TunnelLost Count // the connection broke before the account came
+	TunnelLost Count // the connection broke before the account came: their fate is unknown
 	InFlight   Count // no account yet
+
+	// Arrived is bytes of sessions whose account did not come, delivered by the
+	// responder's last word. It does not tell segments: those stay where the account
+	// is missed.
+	Arrived uint64
 
 	AccountMissing Count // the copier ended before the account came
 }
@@ -283,14 +289,35 @@ func (l *Ledger) Settle(c *frame.Closed, sent Count) {
 func (l *Ledger) Lose(sent Count) {
 	l.Sessions.Open--
 	l.Sessions.Lost++
-	l.early = 0 // sessions are lost with their lane, all of them
+	lost := l.unaccounted(sent)
 	l.Sent.InFlight.Minus(sent)
-	l.Sent.TunnelLost.Plus(sent)
+	l.Sent.TunnelLost.Plus(lost)
 }
+
+// Broke says that all sessions have been lost with the connection: no account comes
+// for what Moved has told of them.
+func (l *Ledger) Broke() { l.early = 0 }
+
+// unaccounted takes out of sent what the target is known to have. Accounts come
+// before the Moved frames of the same bytes, so that what is told beyond accounts
+// has been acknowledged by the target, whatever became of the rest.
+func (l *Ledger) unaccounted(sent Count) Count {
+	known := min(l.told(), sent.Bytes)
+	l.early -= int64(known)
+	l.Sent.Arrived += known
+	sent.Bytes -= known
+	return sent
+}
+
+// told returns how many bytes in flight the target is known to have.
+func (l *Ledger) told() uint64 { return min(uint64(max(l.early, 0)), l.Sent.InFlight.Bytes) }
+
+// UnderWay returns how many bytes that were sent nothing is known of yet.
+func (l *Ledger) UnderWay() uint64 { return l.Sent.InFlight.Bytes - l.told() }
 
 // Close names what no account will come for any more: the copier ends.
 func (l *Ledger) Close() {
-	l.Sent.AccountMissing.Plus(l.Sent.InFlight)
+	l.Sent.AccountMissing.Plus(l.unaccounted(l.Sent.InFlight))
 	l.Sent.InFlight = Count{}
 	l.Sessions.AccountMissing += l.Sessions.Open
 	l.Sessions.Open = 0

@@ -1,6 +1,9 @@
 package report
 
-import "fmt"
+import (
+	"fmt"
+	"strings"
+)
 
 // Recorded says what has been recorded of the packets of followed flows.
 type Recorded struct {
@@ -23,7 +26,14 @@ func (r *Recorded) text(p *page, l *Ledger) {
 // headline says in one line what the run has done.
 func (s *Summary) headline() string {
 	if s.Recorded == nil || !s.Recorded.Alone {
-		return s.Ledger.Headline()
+		line := s.Ledger.Headline()
+		if rest, ok := strings.CutPrefix(line, nothingYet); ok && s.Final {
+			line = strings.TrimSuffix(nothingYet, " yet") + rest
+		}
+		if s.Stalled > 0 {
+			line = fmt.Sprintf("stalled: nothing has come back for %v; before that %s", s.Stalled, line)
+		}
+		return line
 	}
 	l := &s.Ledger
 	lost := l.RecordDropped + s.Recorded.Lost

@@ -158,5 +158,8 @@ func (s *Summary) Progress() string {
 	if p99, ok := l.Schedule.Quantile(0.99); ok {
 		fmt.Fprintf(&b, "  lag p99 %v", short(p99))
 	}
+	if s.Stalled > 0 {
+		fmt.Fprintf(&b, "  nothing has come back for %v", s.Stalled)
+	}
 	return b.String()
 }

@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -51,7 +52,7 @@ func full() *Summary {
 	l.Flows.Seen, l.Flows.Waiting, l.Flows.Late = 5013, 1, 5
 	l.Flows.Ended[ClientHalf], l.Flows.GivenUp[TunnelLost], l.Flows.Resumed[TunnelLost] = 0, 2, 1
 	l.Flows.Ended[ClientFirst], l.Flows.Suspended, l.Flows.PrologueFull = 4989, 1, 6
-	l.Flows.Hurried = 3
+	l.Flows.Hurried, l.Flows.Declined = 3, 1
 	l.Flows.Refused[Overload], l.Flows.Refused[NeverEstablished] = 7, 2
 	l.Flows.Ended[ServerReset] = 3
 	l.Flows.GivenUp[CaptureHole] = 4
@@ -66,7 +67,7 @@ func full() *Summary {
 	l.Client.Missing, l.Client.Conflicts, l.Client.Urgent = 1448, 1, 2
 	l.Sent.Delivered, l.Sent.Gap = Count{59_995, 49_995_440}, Count{1, 600}
 	l.Sent.Dropped[frame.ClosedBacklog], l.Sent.AfterClose = Count{2, 1000}, Count{1, 1000}
-	l.Sent.TunnelLost, l.Sent.InFlight = Count{1, 1500}, Count{1, 500}
+	l.Sent.TunnelLost, l.Sent.Arrived, l.Sent.InFlight = Count{1, 1000}, 500, Count{1, 500}
 	l.Sessions = Sessions{Opened: 5001, Established: 4999, Open: 3, Lost: 2, Reconnects: 12, Resent: 3}
 	l.Sessions.Closed[frame.ClosedBoth], l.Sessions.Closed[frame.ClosedBacklog] = 4995, 1
 	l.Copies = Copies{Asked: 5000, Open: 2, Lost: 1, Established: 4998, Absorbed: 898_000_000}
@@ -112,7 +113,7 @@ func TestCheckFindsEachCounter(t *testing.T) {
 		"Sessions.Established": true, "Copies.Established": true, "Copies.Absorbed": true, "BadReturns": true,
 		"Moved.Segments": true, "Moved.Bytes": true, "Stuck": true,
 		"Sessions.Reconnects": true, "Sessions.Resent": true,
-		"HTTP.Selected": true, "HTTP.LeftOut": true, "HTTP.Unparsed": true,
+		"Flows.Declined": true, "HTTP.Selected": true, "HTTP.LeftOut": true, "HTTP.Unparsed": true,
 	}
 	var walk func(path string, v reflect.Value, l *Ledger)
 	walk = func(path string, v reflect.Value, l *Ledger) {
@@ -208,23 +209,42 @@ func TestHeadline(t *testing.T) {
 		}, "copied 99.99 %, 0.01 % overload"},
 		{"what is under way counts as nothing", func(l *Ledger) {
 			l.Client.Captured.Bytes, l.Sent.Delivered.Bytes, l.Sent.InFlight.Bytes = 1000, 500, 500
-		}, "copied 100.00 %"},
+		}, "copied 100.00 %, 500 B under way"},
+		{"all of it under way", func(l *Ledger) {
+			l.Client.Captured.Bytes, l.Sent.InFlight.Bytes = 1000, 1000
+		}, "nothing copied yet, 1.0 kB under way"},
 		{"what a session that lives on has delivered", func(l *Ledger) {
 			l.Client.Captured.Bytes, l.Sent.InFlight.Bytes = 1000, 1000
 			l.Progress(&frame.Moved{Bytes: 900})
-		}, "copied 100.00 %"},
+		}, "copied 100.00 %, 100 B under way"},
 		{"an account tells again what was told", func(l *Ledger) {
 			l.Client.Captured.Bytes, l.Sent.InFlight.Bytes = 1000, 1000
 			l.Sessions.Open = 2
 			l.Progress(&frame.Moved{Bytes: 600})
 			l.Settle(&frame.Closed{How: frame.ClosedTimeout, DeliveredBytes: 300, DroppedBytes: 200}, Count{Bytes: 500})
-		}, "copied 66.66 %, 33.34 % target_timeout"},
+		}, "copied 66.66 %, 33.34 % target_timeout, 400 B under way"},
 		{"what a lost session had delivered", func(l *Ledger) {
+			l.Client.Captured.Bytes, l.Sent.InFlight.Bytes = 1000, 1000
+			l.Sessions.Open = 2
+			l.Progress(&frame.Moved{Bytes: 600})
+			l.Lose(Count{Bytes: 500})
+			l.Lose(Count{Bytes: 500})
+			l.Broke()
+		}, "copied 60.00 %, 40.00 % tunnel_lost_fate_unknown"},
+		{"what the next connection tells after a lost one", func(l *Ledger) {
+			l.Client.Captured.Bytes, l.Sent.InFlight.Bytes = 1000, 500
+			l.Sessions.Open = 1
+			l.Settle(&frame.Closed{DeliveredBytes: 500}, Count{Bytes: 500}) // its Moved is lost
+			l.Broke()
+			l.Sent.InFlight.Bytes = 500
+			l.Progress(&frame.Moved{Bytes: 500})
+		}, "copied 100.00 %"},
+		{"accounts that do not come", func(l *Ledger) {
 			l.Client.Captured.Bytes, l.Sent.InFlight.Bytes = 1000, 1000
 			l.Sessions.Open = 1
 			l.Progress(&frame.Moved{Bytes: 600})
-			l.Lose(Count{Bytes: 500})
-		}, "copied 0.00 %, 100.00 % tunnel_lost_on_the_way"},
+			l.Close()
+		}, "copied 60.00 %, 40.00 % account_missing (1 flow)"},
 		{"known bytes are no loss", func(l *Ledger) {
 			l.Client.Captured.Bytes, l.Sent.Delivered.Bytes, l.Client.Retransmitted.Bytes = 1000, 800, 200
 		}, "copied 100.00 %"},
@@ -235,7 +255,16 @@ func TestHeadline(t *testing.T) {
 			l.Client.Captured.Bytes, l.Sent.Delivered.Bytes = 1000, 900
 			l.Client.Dropped[Midstream].Bytes, l.Sent.Dropped[frame.ClosedRefused].Bytes = 40, 60
 		}, "copied 90.00 %, 6.00 % target_refused, 4.00 % midstream"},
-		{"a SYN that nobody answered is no loss", func(l *Ledger) { l.Flows.Refused[NeverEstablished] = 5 }, "nothing to copy yet"},
+		{"a SYN that nobody answered is no loss", func(l *Ledger) { l.Flows.Refused[NeverEstablished] = 5 },
+			"nothing to copy yet: 5 handshakes without an answer, or not completed"},
+		{"an online server that is down", func(l *Ledger) { l.Flows.Refused[NeverEstablished], l.Flows.Declined = 1200, 1200 },
+			"nothing to copy yet: the online server refused 1,200 handshakes"},
+		{"one that goes down while clients come", func(l *Ledger) { l.Flows.Refused[NeverEstablished], l.Flows.Declined = 3, 2 },
+			"nothing to copy yet: the online server refused 2 handshakes, 1 handshake without an answer, or not completed"},
+		{"one that was down", func(l *Ledger) {
+			l.Client.Captured.Bytes, l.Sent.Delivered.Bytes = 10, 10
+			l.Flows.Refused[NeverEstablished], l.Flows.Declined = 2, 2
+		}, "copied 100.00 %"},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -367,5 +396,36 @@ func TestFinalLeavesNothingOpen(t *testing.T) {
 	s.Ledger.Close()
 	if wrong := s.Check(); len(wrong) > 0 {
 		t.Errorf("named: %v", wrong)
+	}
+}
+
+// A stall must not hide behind a percentage of what came before it.
+func TestStallIsSaid(t *testing.T) {
+	s := full()
+	s.Stalled = 14 * time.Second
+	const want = "stalled: nothing has come back for 14s; before that copied 99.95 %"
+	if got := string(s.AppendText(nil)); !strings.HasPrefix(got, want) {
+		t.Errorf("text begins %.100q, want %q", got, want)
+	}
+	attrs := s.Attrs()
+	if i := slices.Index(attrs, any("stalled")); i < 0 || attrs[i+1] != s.Stalled {
+		t.Errorf("attributes %v", attrs)
+	}
+	b, err := json.Marshal(s)
+	if err != nil || !strings.Contains(string(b), `"stalled_ns":14000000000,`) {
+		t.Errorf("%v: %s", err, b)
+	}
+	if s.Stalled = 0; slices.Contains(s.Attrs(), any("stalled")) {
+		t.Error("a copy that goes on is called stalled")
+	}
+}
+
+// What is there at the end is not there yet.
+func TestFinalNothing(t *testing.T) {
+	s := &Summary{Sample: 100, Final: true}
+	s.Ledger.Flows.Seen, s.Ledger.Flows.Refused[NeverEstablished], s.Ledger.Flows.Declined = 7, 7, 7
+	got := string(s.AppendText(nil))
+	if want := "nothing to copy: the online server refused 7 handshakes\n"; !strings.HasPrefix(got, want) || !strings.HasSuffix(got, "sums: ok\n") {
+		t.Errorf("%s\nwant it to begin with %q", got, want)
 	}
 }

@@ -12,11 +12,12 @@ type Summary struct {
 	Started time.Time
 	Ended   time.Time // of a status: now
 	Final   bool
-	Target  string  // which of several, or ""
-	Split   string  // which part of the clients goes there, as 1/3; "" all
-	State   string  // what it was told to do: copying, paused, draining
-	Sample  float64 // percent of the connections that are copied
-	Rates   Rates   // that the responder is to keep
+	Target  string        // which of several, or ""
+	Split   string        // which part of the clients goes there, as 1/3; "" all
+	State   string        // what it was told to do: copying, paused, draining
+	Sample  float64       // percent of the connections that are copied
+	Rates   Rates         // that the responder is to keep
+	Stalled time.Duration // nothing has come back for so long, of what is under way; 0: it does
 	Kernel  Kernel
 	Tunnel  Tunnel
 	Ledger  Ledger
@@ -109,7 +110,7 @@ func (l *Ledger) Losses() []Loss {
 		out = append(out, Loss{Label: "session_was_over", Bytes: b})
 	}
 	if b := l.Sent.TunnelLost.Bytes; b > 0 {
-		out = append(out, Loss{Label: "tunnel_lost_on_the_way", Bytes: b})
+		out = append(out, Loss{Label: "tunnel_lost_fate_unknown", Bytes: b})
 	}
 	if b, f := l.Sent.AccountMissing.Bytes, l.Sessions.AccountMissing; b+f > 0 {
 		out = append(out, Loss{"account_missing", b, f})
@@ -123,26 +124,30 @@ func (l *Ledger) Losses() []Loss {
 }
 
 // Copied returns which part of what clients sent (each byte once, those that the
-// capture is known to have missed too) has been delivered to the target; what is
-// under way counts neither as copied nor as lost, and what the online server never
+// capture is known to have missed too) is known to have been delivered to the target;
+// what is under way counts neither as copied nor as lost, and what the online server never
 // accepted, or nobody wanted, not at all. ok is false as long as there is nothing to speak of.
 func (l *Ledger) Copied() (delivered, of uint64, ok bool) {
 	c := &l.Client
-	early := min(uint64(max(l.early, 0)), l.Sent.InFlight.Bytes)
-	of = c.Captured.Bytes + c.Prologue.Bytes + c.Missing - c.Retransmitted.Bytes - c.Duplicate.Bytes - c.Stored.Bytes - (l.Sent.InFlight.Bytes - early) -
+	of = c.Captured.Bytes + c.Prologue.Bytes + c.Missing - c.Retransmitted.Bytes - c.Duplicate.Bytes - c.Stored.Bytes - l.UnderWay() -
 		c.Dropped[NeverEstablished].Bytes - c.Dropped[SampledOut].Bytes - c.Dropped[HTTPUnselected].Bytes +
 		c.Rewritten.Added.Bytes - c.Rewritten.Removed.Bytes
-	return l.Sent.Delivered.Bytes + early, of, of > 0
+	return l.Sent.Delivered.Bytes + l.Sent.Arrived + l.told(), of, of > 0
 }
 
-// Headline says in one line how much was copied and what was not, and why.
+// Headline says in one line how much was copied of what has been decided, what was
+// not, and why, and how much is under way.
 func (l *Ledger) Headline() string {
 	var b strings.Builder
 	delivered, of, ok := l.Copied()
-	if !ok {
-		b.WriteString("nothing to copy yet")
-	} else {
+	switch {
+	case ok:
 		fmt.Fprintf(&b, "copied %s", percent(delivered, of))
+	case l.UnderWay() > 0:
+		b.WriteString("nothing copied yet")
+	default:
+		b.WriteString(nothingYet)
+		l.unestablished(&b)
 	}
 	for _, x := range l.Losses() {
 		switch {
@@ -154,7 +159,35 @@ func (l *Ledger) Headline() string {
 			fmt.Fprintf(&b, ", %s %s (%s)", percentUp(x.Bytes, of), x.Label, flows(x.Flows))
 		}
 	}
+	if n := l.UnderWay(); n > 0 {
+		fmt.Fprintf(&b, ", %s under way", size(n))
+	}
 	return b.String()
+}
+
+const nothingYet = "nothing to copy yet"
+
+// unestablished says why there is nothing to copy although clients came.
+func (l *Ledger) unestablished(b *strings.Builder) {
+	refused := l.Flows.Declined
+	if refused > 0 {
+		fmt.Fprintf(b, ": the online server refused %s", handshakes(refused))
+	}
+	if n := l.Flows.Refused[NeverEstablished]; n > refused {
+		sep := ":"
+		if refused > 0 {
+			sep = ","
+		}
+		fmt.Fprintf(b, "%s %s without an answer, or not completed", sep, handshakes(n-refused))
+	}
+}
+
+// handshakes formats a number of handshakes.
+func handshakes(n uint64) string {
+	if n == 1 {
+		return "1 handshake"
+	}
+	return thousands(n) + " handshakes"
 }
 
 // flows formats a number of flows.
@@ -209,6 +242,9 @@ func (s *Summary) Attrs() []any {
 		"answer_bytes", l.Answers.Target.Bytes,
 		"tunnel_up", s.Tunnel.Up,
 		"rtt", s.Tunnel.RTT.Round(time.Microsecond),
+	}
+	if s.Stalled > 0 {
+		attrs = append(attrs, "stalled", s.Stalled)
 	}
 	if r := s.Rates; r != (Rates{}) {
 		attrs = append(attrs, "rate_connections", r.Connections, "rate_bytes", r.Bytes)

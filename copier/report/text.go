@@ -51,7 +51,7 @@ func (s *Summary) AppendText(b []byte) []byte {
 	if alone {
 		p.b = fmt.Appendf(p.b, "in %v\n\n", took)
 	} else {
-		p.b = fmt.Appendf(p.b, "in %v, %s of the requests' bytes delivered to the target\n\n", took, size(l.Sent.Delivered.Bytes))
+		p.b = fmt.Appendf(p.b, "in %v, %s of the requests' bytes delivered to the target\n\n", took, size(l.Sent.Delivered.Bytes+l.Sent.Arrived))
 	}
 	if s.Split != "" {
 		p.b = fmt.Appendf(p.b, "split: part %s of the clients\n\n", s.Split)
@@ -134,6 +134,9 @@ func (l *Ledger) flows(p *page) {
 	p.some("    of these late", f.Late, "they had to wait for the tunnel")
 	for r := range Reason(NumReasons) {
 		p.some("  refused: "+r.String(), f.Refused[r], "")
+		if r == NeverEstablished {
+			p.some("    of these by the server", f.Declined, "it answered with a reset")
+		}
 	}
 	p.some("  in their handshake", f.Pending, "")
 	p.some("  observed", f.Observed, "they began before the copier, and wait for a turn")
@@ -160,14 +163,17 @@ func (l *Ledger) client(p *page) {
 	p.count("  sent to the responder", c.Sent)
 	p.someCount("    prologues beside that", c.Prologue)
 	p.count("    delivered to the target", s.Delivered)
+	if s.Arrived > 0 {
+		p.line("    and by its last word", size(s.Arrived), "of sessions whose account did not come; segments below")
+	}
 	for h, n := range s.Dropped {
 		p.someCount("    dropped there: "+howName(h), n)
 	}
 	p.someCount("    lost between two connections", s.Gap)
 	p.someCount("    session was over", s.AfterClose)
-	p.someCount("    tunnel_lost", s.TunnelLost)
+	p.someCount("    tunnel_lost, fate unknown", s.TunnelLost)
 	p.someCount("    in flight", s.InFlight)
-	p.someCount("    account_missing", s.AccountMissing)
+	p.someCount("    account_missing, fate unknown", s.AccountMissing)
 	p.someCount("  retransmitted", c.Retransmitted)
 	p.someCount("  captured twice", c.Duplicate)
 	p.someCount("  early, waiting", c.Stored)
