@@ -51,7 +51,7 @@ func (r *raw) flags() *cli.Flags {
 	fs.StringVar(&c.StateDir, "state-dir", "", "`DIR` of key and secret (default: "+responder.DefaultStateDir+")")
 
 	fs.Group("How the target sees clients")
-	fs.StringSliceVarP(&r.pool, "client-pool", "c", nil, "`POOL[,...]` of their addresses: prefix, address, or 192.168.50.x (default: 198.18.0.0/15)")
+	fs.StringSliceVarP(&r.pool, "client-pool", "c", nil, "`POOL[,...]` of their addresses: prefix, address, or 192.168.50.x (default: 198.18.0.0/15,2001:2::/48)")
 	fs.StringVar(&r.client, "client-address", "pool", "`pool|original`: at addresses of the pool; or at their own, answered by the TUN device through a routing rule for the target's port")
 	fs.BoolVar(&c.Force, "client-address-force", false, "with original: also where others are connected to the target, who will get no answers")
 	fs.StringVar(&r.rtt, "rtt", "", "`40ms[±10ms]|client`: emulate a network with this round-trip time; client: each client's own, as it was online")
