@@ -60,7 +60,8 @@ type Report struct {
 		TunnelLost Count            `json:"tunnel_lost"`
 		InFlight   Count            `json:"in_flight"`
 
-		AccountMissing Count `json:"account_missing"`
+		AccountMissing Count  `json:"account_missing"`
+		Arrived        uint64 `json:"delivered_unaccounted_bytes"`
 	} `json:"sent"`
 	Sessions struct {
 		Opened      uint64            `json:"opened"`
@@ -183,7 +184,7 @@ func (r *Report) Check() []string {
 	same("flows seen", f.Seen, f.Admitted+sum(f.Refused))
 	same("flows admitted and resumed", f.Admitted+sum(f.Resumed), sum(f.Ended)+sum(f.GivenUp))
 	counts("captured of clients, and added", sumCounts([]Count{c.Captured, c.Rewritten.Added}), append(values(c.Dropped), c.Sent, c.Retransmitted, c.Duplicate, c.Rewritten.Removed)...)
-	counts("sent", sumCounts([]Count{c.Sent, c.Prologue}), append(values(r.Sent.Dropped), r.Sent.Delivered, r.Sent.Gap, r.Sent.AfterClose, r.Sent.TunnelLost, r.Sent.AccountMissing)...)
+	counts("sent", sumCounts([]Count{c.Sent, c.Prologue}), append(values(r.Sent.Dropped), r.Sent.Delivered, r.Sent.Gap, r.Sent.AfterClose, r.Sent.TunnelLost, r.Sent.AccountMissing, Count{Bytes: r.Sent.Arrived})...)
 	same("sessions opened", s.Opened, sum(s.Closed)+s.Lost+s.AccountMissing)
 	same("sessions opened for flows admitted or resumed", s.Opened, f.Admitted+sum(f.Resumed))
 	m := &r.Copies
