@@ -18,6 +18,7 @@ type fakeRing struct {
 	closed bool
 	stats  capture.Stats
 	slow   time.Duration // not 0: a block is one packet, and takes so long
+	deaf   bool          // none of a block's packets is wanted
 }
 
 func newFakeRing() *fakeRing { return &fakeRing{wake: make(chan struct{}, 1)} }
@@ -66,7 +67,7 @@ func (r *fakeRing) Next(timeout time.Duration) (bool, error) {
 }
 
 func (r *fakeRing) Packet(p *capture.Packet) bool {
-	if len(r.block) == 0 {
+	if len(r.block) == 0 || r.deaf {
 		return false
 	}
 	*p, r.block = r.block[0], r.block[1:]

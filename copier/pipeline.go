@@ -86,6 +86,7 @@ type shard struct {
 	behind   bool            // blocks were waiting in the ring
 
 	turned uint64 // packets captured before the last turn
+	shares int    // blocks since then
 
 	used   int   // slots below this have been used
 	cursor int   // where the sweep goes on
@@ -145,8 +146,12 @@ const (
 const tick = 100 * time.Millisecond
 
 // turnPackets are handled at most, and the rest of a block, before their frames
-// leave: blocks with few packets share a turn.
-const turnPackets = 64
+// leave: blocks with few packets share a turn. So do at most turnBlocks, since of
+// some blocks no packet is wanted.
+const (
+	turnPackets = 64
+	turnBlocks  = 64
+)
 
 // run copies until it is asked to be over or the ring is closed, which is
 // success.
@@ -169,13 +174,21 @@ func (s *shard) run() error {
 		s.follow()
 		if ready {
 			s.walk(&p)
+			s.shares++
 		}
-		if !ready || s.player != nil || s.book.Packets.Captured-s.turned >= turnPackets {
-			s.turned = s.book.Packets.Captured
+		if !ready || s.full() {
+			s.turned, s.shares = s.book.Packets.Captured, 0
 			s.turn()
 		}
 	}
 	return nil
+}
+
+// full reports whether the blocks since the last turn are all that share the next
+// one. What came back is read in the last turn of all, too.
+func (s *shard) full() bool {
+	return s.player != nil || s.phase == phaseOver ||
+		s.book.Packets.Captured-s.turned >= turnPackets || s.shares >= turnBlocks
 }
 
 // walk handles the packets of a block.
@@ -195,7 +208,7 @@ func (s *shard) next() (ready bool, err error) {
 	if ready || err != nil {
 		return ready, err
 	}
-	if s.turned != s.book.Packets.Captured {
+	if s.shares > 0 {
 		return false, nil // what is there has been handled: its turn
 	}
 	return s.ring.Next(s.patience())

@@ -7,6 +7,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"flowtwin/copier/capture"
 	"flowtwin/copier/report"
 	"flowtwin/internal/packet"
 	"flowtwin/internal/packet/packettest"
@@ -256,10 +257,33 @@ func TestSmallBlocksShareATurn(t *testing.T) {
 				t.Errorf("%d packets left in %d turns, want %d", tt.packets, n, tt.turns)
 			}
 		}
+		b.ring.deaf = true
+		before := b.lane.flushes
+		b.ring.put(make([]capture.Packet, 3*turnBlocks+1)...)
+		<-time.After(time.Millisecond)
+		synctest.Wait()
+		if n := b.lane.flushes - before; n != 4 {
+			t.Errorf("%d blocks of packets that nobody wants had %d turns, want 4", 3*turnBlocks+1, n)
+		}
 		b.ask(phaseOver)
 		synctest.Wait()
 		if done != nil {
 			t.Error(done)
 		}
 	})
+}
+
+// What the responder has said by the end is read, though a block comes with the end.
+func TestLastTurnReadsReturns(t *testing.T) {
+	b := newBench(t)
+	b.follow() // the lane is up
+	b.ring.put(newConn().syn())
+	b.lane.bye <- struct{}{}
+	b.ask(phaseOver)
+	if err := b.run(); err != nil {
+		t.Error(err)
+	}
+	if len(b.lane.bye) != 0 {
+		t.Error("the shard ended without reading what came back")
+	}
 }
