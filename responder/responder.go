@@ -74,6 +74,8 @@ func Run(ctx context.Context, cfg Config) (err error) {
 		if err := writeInvite(cfg.InviteFile, id.Invite(addrs, expires)); err != nil {
 			return err
 		}
+	} else {
+		cfg.Log.Info("no invite is written (--invite-file): copiers need one that was written before")
 	}
 	cfg.Log.Info("listening", "addr", srv.Addr().String(), "advertise", addrs, "iface", r.net.Name(),
 		"invite_file", cfg.InviteFile, "shards", cfg.Shards, "version", cfg.Version)

@@ -130,7 +130,7 @@ func parseFlags(args []string, getenv func(string) string, names resolver) (opti
 	var r raw
 	fs := r.flags()
 	if err := fs.Parse(args); err != nil {
-		return r.options, explain(err)
+		return r.options, cli.Explain(err, shortHint, longHint)
 	}
 	switch {
 	case r.version:
@@ -146,7 +146,7 @@ func parseFlags(args []string, getenv func(string) string, names resolver) (opti
 	case r.config.Midstream != copier.MidstreamAdopt && r.config.Midstream != copier.MidstreamSkip:
 		return r.options, fmt.Errorf("--midstream: %q is neither adopt nor skip", r.config.Midstream)
 	case !(r.config.Sample > 0 && r.config.Sample <= 100):
-		return r.options, fmt.Errorf("-r, --sample: %v is not within 0..100 percent", r.config.Sample)
+		return r.options, fmt.Errorf("-r, --sample: %v is not above 0 and up to 100 percent", r.config.Sample)
 	case r.config.Ramp < 0:
 		return r.options, fmt.Errorf("--ramp: %v is negative", r.config.Ramp)
 	case r.config.Copies > 0 && r.config.Copies < 1:

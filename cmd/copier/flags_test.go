@@ -174,7 +174,7 @@ func TestParseFlags(t *testing.T) {
 		{name: "shards", args: []string{"--shards", "0"}, env: env, err: "--shards"},
 		{name: "connections", args: []string{"--connections", "99"}, env: env, err: "--connections"},
 		{name: "drain", args: []string{"--drain", "-1s"}, env: env, err: "--drain"},
-		{name: "a sample of nothing", args: []string{"-r", "0"}, env: env, err: "-r, --sample: 0 is not within 0..100 percent"},
+		{name: "a sample of nothing", args: []string{"-r", "0"}, env: env, err: "-r, --sample: 0 is not above 0 and up to 100 percent"},
 		{name: "a sample of more than all", args: []string{"--sample", "100.1"}, env: env, err: "-r, --sample: 100.1"},
 		{name: "a sample of a word", args: []string{"-r", "NaN"}, env: env, err: "-r, --sample: NaN"},
 		{name: "ramp", args: []string{"--ramp", "-1s"}, env: env, err: "--ramp: -1s is negative"},
@@ -190,6 +190,7 @@ func TestParseFlags(t *testing.T) {
 		{name: "stray argument", args: []string{"80"}, env: env, err: `"80": not a flag`},
 		{name: "unknown flag", args: []string{"--spoof"}, env: env, err: "unknown flag: --spoof; see --help"},
 		{name: "unknown letter", args: []string{"-z"}, env: env, err: "in -z; see --help"},
+		{name: "tcpcopy's whole sessions", args: []string{"-O"}, env: env, err: "-O: connections that were open before are left out by --midstream skip"},
 		{name: "tcpcopy's pool", args: []string{"-c", "62.135.200.x"}, env: env, err: "-c: the addresses that the target sees clients at belong to the responder"},
 		{name: "tcpcopy's copies", args: []string{"-n", "2.5", "--jitter", "2s"}, env: env, check: func(o options) bool {
 			return o.config.Copies == 2.5 && o.config.Jitter == 2*time.Second

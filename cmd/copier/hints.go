@@ -1,30 +1,5 @@
 package main
 
-import (
-	"errors"
-	"fmt"
-
-	"github.com/spf13/pflag"
-)
-
-// explain makes an error of a flag that is not one of ours, but of tcpcopy or of
-// the responder, say what to do instead.
-func explain(err error) error {
-	var unknown *pflag.NotExistError
-	if !errors.As(err, &unknown) {
-		return err
-	}
-	name := unknown.GetSpecifiedName()
-	dashes, hint := "--", longHint(name)
-	if unknown.GetSpecifiedShortnames() != "" {
-		dashes, hint = "-", shortHint(name)
-	}
-	if hint == "" {
-		return fmt.Errorf("%w; see --help", err)
-	}
-	return fmt.Errorf("%s%s: %s", dashes, name, hint)
-}
-
 // shortHint tells what became of tcpcopy's flag of that letter.
 func shortHint(letter string) string {
 	switch letter {
@@ -47,7 +22,7 @@ func shortHint(letter string) string {
 	case "t", "k":
 		return "not needed: a copied connection ends when its client's does"
 	case "O":
-		return "not needed: connections are copied from their beginning, or not at all"
+		return "connections that were open before are left out by --midstream skip"
 	case "L":
 		return "not needed: a responder that cannot be reached is tried again and again"
 	case "m", "U", "B", "S", "M", "D", "R":

@@ -113,7 +113,7 @@ func parseFlags(args []string) (options, error) {
 	var r raw
 	fs := r.flags()
 	if err := fs.Parse(args); err != nil {
-		return r.options, err
+		return r.options, cli.Explain(err, letterHint, nameHint)
 	}
 	c := &r.config
 	switch {

@@ -113,7 +113,11 @@ func TestParseFlagsNamesTheFlag(t *testing.T) {
 		"--invite-ttl 0":          "--invite-ttl",
 		"--shards 0":              "--shards",
 		"--max-sessions 0":        "--max-sessions",
-		"--no-such-flag":          "no-such-flag",
+		"--no-such-flag":          "--no-such-flag; see --help",
+		"-i eth0":                 "-i: not needed",
+		"-p 36524":                "-p: the UDP port",
+		"--midstream skip":        "--midstream: is a flag of copier",
+		"--rate 5":                "--rate: of what? --rate-connections",
 		"extra":                   "extra",
 		"--drain soon":            "drain",
 
