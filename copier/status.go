@@ -53,6 +53,7 @@ func (c *copier) report(ctx context.Context) {
 		case <-local.C:
 			c.maps.refresh(c.set.Addrs())
 			c.tellSecrets()
+			c.summary() // says when nothing comes back
 			c.narrow(ctx)
 			continue
 		case <-bar:
@@ -112,6 +113,7 @@ func (c *copier) summary() *report.Summary {
 		sum.Kernel.Dropped += k.Drops
 	}
 	sum.Recorded = c.recorded(&sum.Ledger)
+	sum.Stalled = c.stall.look(sum)
 	return sum
 }
 
@@ -133,7 +135,7 @@ func (c *copier) finalSummary() *report.Summary {
 		c.recorder.Sync()
 	}
 	sum := c.summary()
-	sum.Final = true
+	sum.Final, sum.Stalled = true, 0 // what has not come by now is named
 	sum.Ledger.Close()
 	return sum
 }
