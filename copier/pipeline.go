@@ -30,8 +30,8 @@ import (
 //  4. the assembler says which of its bytes are new
 //  5. the lane takes those
 //
-// and at the end of the block turn flushes the lane, reads what came back and
-// does what is due. Nothing on this way allocates, locks, logs or reads a clock
+// and when no block is ready, or enough packets have gone that way, turn flushes the
+// lane, reads what came back and does what is due. Nothing on this way allocates, locks, logs or reads a clock
 // per packet.
 type shard struct {
 	ring  source

@@ -16,7 +16,6 @@ const (
 	tcpHeader   = 20
 	protoTCP    = 6
 	tcpCsumAt   = 16
-	tcpMaxHdr   = 60
 	maxHeaders  = 512 // of a packet that is looked at; longer ones are strays
 	virtioHdr   = 10
 	innerRemote = 1 // last byte of the fixed remote address

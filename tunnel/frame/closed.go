@@ -81,9 +81,6 @@ type Closed struct {
 // closedLen: how 1, thirteen counters of 8 in the order of [Closed].
 const closedLen = 1 + 13*8
 
-// ClosedSize is the length of a Closed frame, header included.
-const ClosedSize = HeaderLen + closedLen
-
 // AppendClosed appends a Closed frame.
 func AppendClosed(b []byte, flow uint32, c *Closed) []byte {
 	b = append(appendHeader(b, TypeClosed, flow, closedLen), byte(c.How))

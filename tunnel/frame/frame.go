@@ -22,10 +22,6 @@ const HeaderLen = 8
 // captured segment always fits in one frame and is never split.
 const MaxPayload = 512 << 10
 
-// MaxBody is the largest body a frame may have: a payload of [MaxPayload] and
-// its fixed fields. A longer one is a protocol error.
-const MaxBody = MaxPayload + 64
-
 // MaxReturnBody is the largest body of a frame on returns.
 const MaxReturnBody = 16 << 10
 
