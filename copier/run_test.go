@@ -221,4 +221,10 @@ func TestTellStart(t *testing.T) {
 	if got := r.log.String(); !strings.Contains(got, want) {
 		t.Errorf("log says %s, want %s in it", got, want)
 	}
+	r.cfg.Replay = &Replay{}
+	r.tellStart([]string{"monday.pcap"})
+	want = `msg=replaying maps="10.0.0.1:80 to 10.9.0.1:8080, port 443 of any server to 10.9.0.1:8443" files=monday.pcap responder=192.0.2.1:7443`
+	if got := r.log.String(); !strings.Contains(got, want) {
+		t.Errorf("log says %s, want %s in it", got, want)
+	}
 }

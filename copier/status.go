@@ -16,20 +16,28 @@ import (
 // address that moves here is copied after so long.
 const localEvery = 2 * time.Second
 
-// tellStart says what is copied, from where, and through whom.
-func (c *copier) tellStart(interfaces []string) {
+// tellStart says what is copied, from which interfaces or files, and through whom.
+func (c *copier) tellStart(from []string) {
 	responder := c.cfg.Server
 	if responder == "" {
 		responder = strings.Join(c.cfg.Invite.Addrs, ", ")
 	}
-	c.cfg.Log.Info("copying", "maps", describeMaps(c.cfg.Maps), "interfaces", strings.Join(interfaces, ", "), "responder", responder)
+	source := strings.Join(from, ", ")
+	if c.cfg.Replay != nil {
+		c.cfg.Log.Info("replaying", "maps", describe(c.cfg.Maps, "any server"), "files", source, "responder", responder)
+		return
+	}
+	c.cfg.Log.Info("copying", "maps", describeMaps(c.cfg.Maps), "interfaces", source, "responder", responder)
 }
 
-// describeMaps names maps for people.
-func describeMaps(maps []tunnel.Map) string {
+// describeMaps names maps of live packets for people.
+func describeMaps(maps []tunnel.Map) string { return describe(maps, "this host") }
+
+// describe names maps for people; one without an address stands for all of host.
+func describe(maps []tunnel.Map, host string) string {
 	out := make([]string, len(maps))
 	for i, m := range maps {
-		from := fmt.Sprintf("port %d of this host", m.Port)
+		from := fmt.Sprintf("port %d of %s", m.Port, host)
 		if m.Server.IsValid() {
 			from = netip.AddrPortFrom(m.Server, m.Port).String()
 		}
