@@ -68,7 +68,7 @@ func (r *server) run(p peer) {
 	try := func(first int) {
 		for _, t := range ts.from(first) {
 			helpers.Go(func() {
-				if err := probe(ctx, t); err != nil && ctx.Err() == nil {
+				if err := probe(ctx, t); err != nil && ctx.Err() == nil && r.host.watches.of(t).refuses() {
 					log.Warn("target is not listening; its sessions are tried all the same", "target", t.String(), "err", err)
 				}
 			})

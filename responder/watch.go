@@ -5,6 +5,7 @@ import (
 	"net/netip"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"flowtwin/responder/replay"
 )
@@ -20,6 +21,10 @@ type watch struct {
 	target netip.AddrPort
 	silent atomic.Int32 // sessions that timed out in the handshake
 	over   atomic.Bool  // the target has answered, or it was said that it does not
+
+	down atomic.Bool // it was said that it refuses connections, and none was accepted since
+	mu   sync.Mutex
+	told time.Time // when that was said
 
 	gated   atomic.Int64 // sessions that have had some turns
 	late    atomic.Int64 // those of them whose turns are not answered
@@ -70,6 +75,42 @@ func (s *session) look() {
 		w.all.log.Warn("no session of the target comes about: is a firewall dropping what comes in on the device?",
 			"target", w.target.String(), "iface", w.all.iface, "sessions", silentFirst)
 	}
+}
+
+// downEvery is how often at most it is said that a target begins to refuse
+// connections: one may do so now and then.
+const downEvery = time.Minute
+
+// reached notes whether a connection was accepted. It costs nothing where that is
+// as it was.
+func (w *watch) reached(accepted bool) {
+	if accepted != w.down.Load() {
+		return
+	}
+	if !accepted {
+		if w.refuses() {
+			w.all.log.Warn("target refuses connections; its sessions are tried all the same", "target", w.target.String())
+		}
+		return
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.down.Swap(false) {
+		w.all.log.Info("target accepts connections again", "target", w.target.String(), "after", time.Since(w.told).Round(time.Millisecond))
+	}
+}
+
+// refuses notes that the target takes no connections, and reports whether that is to
+// be said.
+func (w *watch) refuses() bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.down.Load() || !w.told.IsZero() && time.Since(w.told) < downEvery {
+		return false
+	}
+	w.told = time.Now()
+	w.down.Store(true)
+	return true
 }
 
 // A target most of whose sessions are not of turns, of at least so many, gets its new

@@ -296,6 +296,13 @@ func (w *worker) Gate(rs *replay.Session, news replay.GateNews) {
 	s.place.gateNews(news)
 }
 
+// Reached implements replay.Listener.
+func (w *worker) Reached(rs *replay.Session, accepted bool) {
+	if p := sessionOf(rs).place; p != nil {
+		p.reached(accepted)
+	}
+}
+
 // Parted implements replay.Listener.
 func (w *worker) Parted(rs *replay.Session, how frame.CloseHow) {
 	if sessionOf(rs).number == 0 {

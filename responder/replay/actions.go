@@ -31,7 +31,7 @@ func (s *Session) do(a action, e event, now int64) event {
 		return s.redial(now)
 	case release:
 		if e != evFinished {
-			s.how = s.howFailed()
+			s.how = s.failed()
 		}
 		s.lookBack(now)
 		return s.letGo()
@@ -276,6 +276,16 @@ func (s *Session) howAborted(e event) frame.CloseHow {
 	default:
 		return frame.ClosedTimeout
 	}
+}
+
+// failed tells of a connection that the target refused, and says how it came to its
+// end.
+func (s *Session) failed() frame.CloseHow {
+	how := s.howFailed()
+	if how == frame.ClosedRefused {
+		s.shard.listener.Reached(s, false)
+	}
+	return how
 }
 
 // howFailed says how the connection came to its end.

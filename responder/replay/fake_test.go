@@ -73,6 +73,7 @@ func (c *fakeConn) Release()      { c.use(); c.released = true }
 // log is a Listener that remembers.
 type log struct {
 	established       int
+	accepted, refused int
 	wrote             []int64
 	delivered, answer uint64
 	closed            []frame.Closed
@@ -90,7 +91,14 @@ func (l *log) Redial(*Session) Conn {
 	return nil
 }
 
-func (l *log) Gate(_ *Session, news GateNews)        { l.news = append(l.news, news) }
+func (l *log) Gate(_ *Session, news GateNews) { l.news = append(l.news, news) }
+func (l *log) Reached(_ *Session, accepted bool) {
+	if accepted {
+		l.accepted++
+	} else {
+		l.refused++
+	}
+}
 func (l *log) Parted(_ *Session, how frame.CloseHow) { l.parted = append(l.parted, how) }
 
 func (l *log) Established(*Session, int64)                { l.established++ }

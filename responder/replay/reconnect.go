@@ -135,7 +135,7 @@ func (s *Session) part(now int64) event {
 	if stuck {
 		s.how = frame.ClosedTimeout
 	} else if s.conn == nil || s.conn.State() != ConnFinished {
-		s.how = s.howFailed()
+		s.how = s.failed()
 	}
 	s.lookBack(now)
 	if s.conn != nil {

@@ -302,6 +302,9 @@ func TestReconnectLeavesTheTargetAlone(t *testing.T) {
 	if len(r.log.parted) != 1+dialled {
 		t.Errorf("parted %d times, want %d", len(r.log.parted), 1+dialled)
 	}
+	if r.log.accepted != 1 || r.log.refused != dialled {
+		t.Errorf("the target accepted %d connections and refused %d, want 1 and %d", r.log.accepted, r.log.refused, dialled)
+	}
 }
 
 // A target that is started anew is met again by a flow that it refused at first.
@@ -326,6 +329,9 @@ func TestFirstConnectionIsRefused(t *testing.T) {
 		How: frame.ClosedBoth, DeliveredBytes: 3, DroppedBytes: 17, DeliveredSegments: 1, DroppedSegments: 2, AnswerBytes: 1, Turns: 1,
 		GapBytes: 17, GapSegments: 2,
 	})
+	if r.log.accepted != 1 || r.log.refused != 1 {
+		t.Errorf("the target accepted %d connections and refused %d, want 1 and 1", r.log.accepted, r.log.refused)
+	}
 }
 
 // A keep-alive session costs no memory for what it might have to write again while

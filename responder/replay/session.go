@@ -316,6 +316,7 @@ func (s *Session) opens(now int64) {
 		return
 	}
 	s.comeback.up = true
+	s.shard.listener.Reached(s, true)
 	if s.opened {
 		s.comeback.count++
 	} else {

@@ -44,6 +44,8 @@ type Conn interface {
 type Listener interface {
 	// Redial starts another connection to the target of s, or returns nil.
 	Redial(s *Session) Conn
+	// Reached: the target accepted a connection of s, or refused it.
+	Reached(s *Session, accepted bool)
 	// Parted: the connection of s ended, but its client goes on.
 	Parted(s *Session, how frame.CloseHow)
 	// Gate: there is news of the gate of s.
