@@ -247,14 +247,17 @@ func (l *Lane) callWake() {
 	}
 }
 
-// write carries the queue to s until the lane is taken down or Bye is written.
-func (l *Lane) write(s *quic.SendStream) error {
+// write carries the queue to s until the lane is taken down or Bye is written. It
+// tells expect of each chunk that it waits with: for the other side to acknowledge.
+func (l *Lane) write(s *quic.SendStream, expect func(int)) error {
 	for {
 		chunk, last := l.next(s)
 		if chunk == nil {
 			return nil
 		}
+		expect(1)
 		n, err := s.Write(chunk)
+		expect(-1)
 		l.sent.Add(uint64(n))
 		if err == nil && last {
 			err = s.Close()

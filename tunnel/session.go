@@ -81,7 +81,6 @@ func (s *session) start(lanes []*Lane, epoch uint64, returned *atomic.Uint64, t 
 	}
 	for _, l := range s.links {
 		context.AfterFunc(l.conn.Context(), func() { s.fail(lost(context.Cause(l.conn.Context()))) })
-		l.socket.setPatient(true)
 	}
 	for i, lane := range lanes {
 		stream, err := s.link(i).conn.OpenUniStream()
@@ -93,7 +92,7 @@ func (s *session) start(lanes []*Lane, epoch uint64, returned *atomic.Uint64, t 
 			break
 		}
 		lane.attach(epoch, stream)
-		run(func() error { return lane.write(stream) })
+		run(func() error { return lane.write(stream, s.link(i).socket.expect) })
 	}
 	for i, l := range s.links {
 		run(func() error { return s.acceptReturns(l, i, lanes, epoch, returned, run) })
@@ -275,6 +274,14 @@ func (s *session) converse(l *link, t pingTimes) error {
 // askRates is a wish for other rates, and nobody waits for the answer yet.
 func askRates(r Rates) ask {
 	return ask{what: controlRates, msg: ratesMsg{Rates: r}, answer: make(chan error, 1)}
+}
+
+// attend lets packets wait to be read if the responder is near.
+func (s *session) attend() {
+	near := s.clock.best().rtt <= nearby
+	for _, l := range s.links {
+		l.socket.setPatient(near)
+	}
 }
 
 // put asks the responder. An error of it is the connection's.

@@ -66,7 +66,8 @@ func (w *Waiter) fill() (err error) {
 }
 
 // Watch says whether what comes to the descriptor ends a wait. What has come
-// already does, too.
+// already may do so, too, or not: the kernel does not tell of an event again that it
+// has told of before (epoll's ready list, in which it stays). Look for it.
 func (w *Waiter) Watch(on bool) error {
 	if on == w.watching {
 		return nil
