@@ -29,6 +29,7 @@ type rig struct {
 	heads  map[uint32]uint64       // TargetHeaders so far
 	estab  int
 	moved  frame.Moved
+	told   uint64 // bytes, by accounts
 	said   bool // ReturnBye... of lane 0
 	copies frame.Copies
 }
@@ -166,6 +167,7 @@ func (r *rig) read() {
 				r.t.Errorf("flow %d: account says %d headers, %d have come", flow, c.HeadersReturned, r.heads[flow])
 			}
 			r.closed[flow] = c
+			r.told += c.DeliveredBytes + c.DroppedBytes
 		case frame.TypeTargetHeader:
 			if over {
 				r.t.Errorf("flow %d: header behind its account", flow)
@@ -182,6 +184,9 @@ func (r *rig) read() {
 			m, _ := frame.ParseMoved(body)
 			r.moved.Segments += m.Segments
 			r.moved.Bytes += m.Bytes
+			if r.net.target.refuse && r.moved.Bytes > r.told {
+				r.t.Errorf("%d bytes that the target refused are told as done with before their account: the copier would take them for delivered", r.moved.Bytes-r.told)
+			}
 		case frame.TypeCopies:
 			r.copies, _ = frame.ParseCopies(body)
 		case frame.TypeReturnBye:
