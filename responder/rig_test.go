@@ -30,7 +30,7 @@ type rig struct {
 	estab  int
 	moved  frame.Moved
 	told   uint64 // bytes, by accounts
-	said   bool // ReturnBye... of lane 0
+	said   bool   // ReturnBye... of lane 0
 	copies frame.Copies
 }
 
