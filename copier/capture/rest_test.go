@@ -62,6 +62,16 @@ func TestRestBringsNothing(t *testing.T) {
 	}
 }
 
+// A rest may be over before it is waited for.
+func TestShortestRestEnds(t *testing.T) {
+	s, _, _ := pipedSocket(t)
+	for range 100 {
+		if ok, err := s.rest(1); !ok || err != nil {
+			t.Fatalf("rest = %v, %v; want a block", ok, err)
+		}
+	}
+}
+
 func TestWakeEndsARest(t *testing.T) {
 	_, r, _ := pipedSocket(t)
 	r.retire = time.Millisecond
