@@ -13,6 +13,7 @@ import (
 	"gvisor.dev/gvisor/pkg/tcpip/header"
 	"gvisor.dev/gvisor/pkg/tcpip/network/ipv4"
 	"gvisor.dev/gvisor/pkg/tcpip/network/ipv6"
+	"gvisor.dev/gvisor/pkg/tcpip/ports"
 	"gvisor.dev/gvisor/pkg/tcpip/stack"
 	"gvisor.dev/gvisor/pkg/tcpip/transport/tcp"
 	"gvisor.dev/gvisor/pkg/waiter"
@@ -218,11 +219,7 @@ func (s *Stack) dial(l Lease, target netip.AddrPort, user uint64) (*Conn, error)
 		return nil, err
 	}
 	c := &Conn{User: user, stack: s, key: l.key, target: target, path: newPath(l.Client, target)}
-	proto := ipv4.ProtocolNumber
-	if c.path.v6 {
-		proto = ipv6.ProtocolNumber
-	}
-	ep, terr := s.gv.NewEndpoint(tcp.ProtocolNumber, proto, &c.queue)
+	ep, terr := s.gv.NewEndpoint(tcp.ProtocolNumber, c.proto(), &c.queue)
 	if terr != nil {
 		return nil, fmt.Errorf("endpoint: %v", terr)
 	}
@@ -275,10 +272,28 @@ func (c *Conn) connect() tcpip.Error {
 		return terr
 	}
 	terr := c.ep.Connect(remote)
+	s.gv.ReleasePort(c.reservation(local))
 	if _, ok := terr.(*tcpip.ErrConnectStarted); ok {
 		return nil
 	}
 	return terr
+}
+
+// proto is the conn's family.
+func (c *Conn) proto() tcpip.NetworkProtocolNumber {
+	if c.path.v6 {
+		return ipv6.ProtocolNumber
+	}
+	return ipv4.ProtocolNumber
+}
+
+// reservation is gVisor's note that a port is in use. It is not needed, since a slot is
+// one conn's alone, and takes 1.4 KB, a fifth of what a conn takes in all.
+func (c *Conn) reservation(local tcpip.FullAddress) ports.Reservation {
+	return ports.Reservation{
+		Networks:  []tcpip.NetworkProtocolNumber{c.proto()},
+		Transport: tcp.ProtocolNumber, Addr: local.Addr, Port: local.Port,
+	}
 }
 
 // addInner gives the stack one more inner address.

@@ -312,14 +312,21 @@ func (r *server) waitIdle(d time.Duration) {
 	}
 }
 
-// status logs how things stand, now and then and when asked.
+// status logs how things stand, now and then and when asked. Beside that it looks
+// after the memory.
 func (r *server) status(ctx context.Context) {
 	tick := time.NewTicker(statusEvery)
 	defer tick.Stop()
+	trim := time.NewTicker(trimTick)
+	defer trim.Stop()
+	trimmer := newTrimmer()
 	for {
 		select {
 		case <-ctx.Done():
 			return
+		case <-trim.C:
+			trimmer.tick()
+			continue
 		case <-tick.C:
 		case <-r.cfg.Status:
 		}
