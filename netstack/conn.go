@@ -33,6 +33,7 @@ type Conn struct {
 	written             uint64
 	eof                 bool
 	released, forgotten bool
+	handshake           handshake
 
 	pending  atomic.Bool // in the stack's ready list, or being given out
 	expired  atomic.Bool // the connect timeout is over
@@ -155,6 +156,7 @@ func (c *Conn) Release() {
 	}
 	c.released = true
 	c.Session = nil
+	c.shaken()
 	c.stack.out.begin()
 	c.ep.Close()
 	c.stack.out.done()

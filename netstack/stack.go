@@ -66,6 +66,10 @@ type Stack struct {
 	outward outwardTable
 	payload bytes.Reader // of the Write that runs
 	dead    tcpip.TCPUserTimeoutOption
+
+	shaking  map[netip.AddrPort]*handshakes // by target
+	inLine   int                            // conns whose SYN waits
+	launcher *time.Timer
 }
 
 // Tap is told of every packet the target sends to a conn: user is what Dial was
@@ -78,6 +82,7 @@ func newStack(n *Net, index int, tun io.Writer) (*Stack, error) {
 	s := &Stack{net: n, index: index, dead: tcpip.TCPUserTimeoutOption(deadPeer)}
 	s.ready.wake = make(chan struct{}, 1)
 	s.outward.conns = make(map[tupleKey]*Conn)
+	s.shaking = make(map[netip.AddrPort]*handshakes)
 	s.dialing = dialing{stack: s, now: n.now, timeout: connectTimeout}
 	s.link = &linkEndpoint{owner: s, mtu: uint32(n.cfg.MTU), single: n.cfg.Line.single()}
 	s.out = newOut(tun, n.cfg.MTU, n.lost)
@@ -160,6 +165,7 @@ func (s *Stack) Ready(dst []*Conn) []*Conn {
 	}
 	for _, c := range s.ready.take() {
 		c.pending.Store(false)
+		c.shaken()
 		switch {
 		case !c.released:
 			dst = append(dst, c)
@@ -167,6 +173,7 @@ func (s *Stack) Ready(dst []*Conn) []*Conn {
 			s.forget(c)
 		}
 	}
+	s.launch()
 	return dst
 }
 
@@ -242,14 +249,13 @@ func (s *Stack) dial(l Lease, target netip.AddrPort, user uint64) (*Conn, error)
 	s.outward.put(c.key, c)
 	c.entry.Init((*connEvents)(c), waiter.EventIn|waiter.EventOut|waiter.EventErr|waiter.EventHUp|waiter.EventRdHUp)
 	c.queue.EventRegister(&c.entry)
-	if terr := c.connect(); terr != nil {
+	if err := s.handshakes(c).begin(c); err != nil {
 		c.queue.EventUnregister(&c.entry)
 		s.outward.remove(c.key)
 		slots.remove(c)
 		c.ep.Close()
-		return nil, fmt.Errorf("connect: %v", terr)
+		return nil, err
 	}
-	s.dialing.add(c)
 	return c, nil
 }
 
@@ -259,24 +265,24 @@ func sendBufferOf(conns int) int64 {
 }
 
 // connect sends the SYN, from the conn's slot.
-func (c *Conn) connect() tcpip.Error {
+func (c *Conn) connect() error {
 	s := c.stack
 	s.out.begin()
 	defer s.out.done()
 	local := tcpip.FullAddress{NIC: nicID, Addr: innerAddr(c.path.v6, c.slot.inner()), Port: c.slot.port()}
 	remote := tcpip.FullAddress{NIC: nicID, Addr: innerAddr(c.path.v6, innerRemote), Port: c.path.dstPort}
 	if terr := c.ep.SetSockOpt(&s.dead); terr != nil {
-		return terr
+		return fmt.Errorf("connect: %v", terr)
 	}
 	if terr := c.ep.Bind(local); terr != nil {
-		return terr
+		return fmt.Errorf("connect: %v", terr)
 	}
 	terr := c.ep.Connect(remote)
 	s.gv.ReleasePort(c.reservation(local))
 	if _, ok := terr.(*tcpip.ErrConnectStarted); ok {
 		return nil
 	}
-	return terr
+	return fmt.Errorf("connect: %v", terr)
 }
 
 // proto is the conn's family.
@@ -318,6 +324,9 @@ func innerAddr(v6 bool, last byte) tcpip.Address {
 // close resets what is open and stops the stack; the packets of it are written.
 func (s *Stack) close() {
 	s.dialing.close()
+	if s.launcher != nil {
+		s.launcher.Stop()
+	}
 	if s.lines != nil {
 		s.lines.last()
 	}

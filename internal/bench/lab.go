@@ -68,12 +68,7 @@ func (l *lab) wire() error {
 			return err
 		}
 	}
-	if err := l.clients.Sysctl("net.ipv4.ip_local_port_range", "1024 65535"); err != nil {
-		return err
-	}
-	// As long as the servers ask for: what a starved target has not accepted yet, its
-	// kernel would reset after some seconds.
-	return errors.Join(l.online.Sysctl("net.core.somaxconn", "8192"), l.target.Sysctl("net.core.somaxconn", "8192"))
+	return l.clients.Sysctl("net.ipv4.ip_local_port_range", "1024 65535")
 }
 
 func (l *lab) close() error {
@@ -144,7 +139,7 @@ http {
   gzip_types *;
   gzip_comp_level 6;
   server {
-    listen 80 backlog=8192 reuseport;
+    listen 80;
     root %[1]s;
     location = /gzip.html { gzip on; }
     location = /post { return 200 "ok"; }

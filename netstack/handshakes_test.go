@@ -1,0 +1,116 @@
+package netstack
+
+import (
+	"net"
+	"slices"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"flowtwin/internal/packet"
+)
+
+// hold serves connections that are never answered, until the client's FIN.
+func hold(c *net.TCPConn) {
+	_, _ = c.Read(make([]byte, 1))
+	_ = c.Close()
+}
+
+// However many conns begin at once, no more handshakes are under way than the
+// target's answers can be read of, and all come to be, in the order of their Dials.
+func TestHandshakesOneAfterTheOther(t *testing.T) {
+	const conns = 10 * handshakesMost
+	h := open(t, Config{})
+	target := h.serve(t, "10.9.0.1:0", hold)
+	var syns atomic.Int64
+	h.lose(func(*packet.View) bool { syns.Add(1); return false })
+	var all []*Conn
+	for i := range conns {
+		all = append(all, h.dial(t, client(i), target, uint64(i)))
+	}
+	// Ready has not been called: nobody has been told of an answer yet.
+	if n := syns.Load(); n < handshakesMost || n >= 2*handshakesMost {
+		t.Errorf("%d packets have left before an answer was dealt with, want about %d", n, handshakesMost)
+	}
+	open := 0
+	h.await(t, "all conns", func() bool {
+		s := h.net.stacks[0]
+		if n := s.handshakes(all[0]).underWay; n > handshakesMost {
+			t.Fatalf("%d handshakes under way", n)
+		}
+		open = 0
+		for _, c := range all {
+			if c.State() == Established {
+				open++
+			}
+		}
+		return open == conns
+	})
+	if !slices.IsSortedFunc(all, func(a, b *Conn) int { return int(a.synAt.Load() - b.synAt.Load()) }) {
+		t.Error("SYNs left in another order than that of the Dials")
+	}
+	for _, c := range all {
+		c.Release()
+	}
+	h.awaitEmpty(t)
+	if s := h.net.stacks[0]; s.inLine != 0 || s.handshakes(all[0]).underWay != 0 {
+		t.Errorf("at the end %d in line, %d under way", s.inLine, s.handshakes(all[0]).underWay)
+	}
+}
+
+// What a target does not answer keeps nothing back: not what is for another one,
+// and not for long what is for the same.
+func TestHandshakesUnanswered(t *testing.T) {
+	const lost = 3 * handshakesMost
+	h := open(t, Config{})
+	deaf, other := h.serve(t, "10.9.0.1:0", hold), h.serve(t, "10.9.0.1:0", hold)
+	var hears atomic.Bool
+	h.net.stacks[0].dialing.timeout = time.Hour
+	h.lose(func(v *packet.View) bool { return v.DstPort == deaf.Port() && !hears.Load() })
+	var all []*Conn
+	for i := range lost {
+		all = append(all, h.dial(t, client(i), deaf, uint64(i)))
+	}
+	all = append(all, h.dial(t, client(lost), other, lost))
+	if all[lost].synAt.Load() == 0 {
+		t.Error("the SYN to a target waits for another target")
+	}
+	h.await(t, "each SYN to leave", func() bool { return h.net.stacks[0].inLine == 0 })
+	hears.Store(true)
+	c := h.dial(t, client(lost+1), deaf, lost+1)
+	h.awaitState(t, c, Established)
+	for _, c := range append(all, c) {
+		c.Release()
+	}
+	h.awaitEmpty(t)
+}
+
+// A conn waits for its SYN no longer than for an answer to it, and one that nobody
+// wants any more sends none.
+func TestHandshakesNotBegun(t *testing.T) {
+	h := open(t, Config{})
+	target := h.serve(t, "10.9.0.1:0", hold)
+	h.lose(func(*packet.View) bool { return true })
+	s := h.net.stacks[0]
+	var all []*Conn
+	for i := range handshakesMost {
+		all = append(all, h.dial(t, client(i), target, uint64(i)))
+	}
+	unwanted := h.dial(t, client(handshakesMost), target, 0)
+	unwanted.Release()
+	s.dialing.timeout = time.Nanosecond
+	late := h.dial(t, client(handshakesMost+1), target, 0)
+	h.awaitState(t, late, TimedOut)
+	for _, c := range []*Conn{unwanted, late} {
+		if c.synAt.Load() != 0 {
+			t.Errorf("a SYN of conn %d has left", c.key)
+		}
+	}
+	for _, c := range append(all, late) {
+		c.Release()
+	}
+	h.awaitEmpty(t)
+	if s.inLine != 0 {
+		t.Errorf("%d in line", s.inLine)
+	}
+}
