@@ -1,10 +1,8 @@
 package netstack
 
 import (
-	"fmt"
 	"net/netip"
 
-	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 )
 
@@ -14,15 +12,13 @@ import (
 func occupyOldTuples(a *allocator, original bool) (int, error) {
 	n := 0
 	for _, family := range []uint8{unix.AF_INET, unix.AF_INET6} {
-		sockets, err := netlink.SocketDiagTCP(family)
-		if err != nil {
-			return n, fmt.Errorf("list the host's TCP sockets: %w", err)
-		}
-		for _, s := range sockets {
-			ip, ok := netip.AddrFromSlice(s.ID.Destination)
-			if ok && a.occupy(netip.AddrPortFrom(ip, s.ID.DestinationPort), original) {
+		err := sockets(family, otherStates, func(_, peer netip.AddrPort) {
+			if a.occupy(peer, original) {
 				n++
 			}
+		})
+		if err != nil {
+			return n, err
 		}
 	}
 	return n, nil

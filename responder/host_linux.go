@@ -1,21 +1,16 @@
 package responder
 
 import (
-	"bufio"
 	"context"
-	"encoding/hex"
 	"errors"
 	"fmt"
-	"io"
 	"net"
 	"net/netip"
-	"os"
-	"slices"
-	"strconv"
-	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"flowtwin/netstack"
 )
 
 const errReadOnly = unix.EROFS
@@ -44,7 +39,7 @@ const probeTimeout = time.Second
 // application sees no connection that production did not have. One that is behind
 // a translation of addresses is only found by connecting.
 func probe(ctx context.Context, t netip.AddrPort) error {
-	if listening(t) {
+	if there, err := netstack.Listening(t); err == nil && there {
 		return nil
 	}
 	ctx, cancel := context.WithTimeout(ctx, probeTimeout)
@@ -54,47 +49,4 @@ func probe(ctx context.Context, t netip.AddrPort) error {
 		return err
 	}
 	return c.Close()
-}
-
-func listening(t netip.AddrPort) bool {
-	for _, name := range []string{"/proc/thread-self/net/tcp", "/proc/thread-self/net/tcp6"} {
-		f, err := os.Open(name)
-		if err != nil {
-			continue
-		}
-		addrs := listeners(f)
-		f.Close()
-		if slices.ContainsFunc(addrs, func(l netip.AddrPort) bool {
-			return l.Port() == t.Port() && (l.Addr() == t.Addr() || l.Addr().IsUnspecified())
-		}) {
-			return true
-		}
-	}
-	return false
-}
-
-// listeners reads the addresses of listening sockets from a table in the format
-// of proc(5): addresses are hexadecimal 32-bit words in the order of the machine.
-func listeners(r io.Reader) (addrs []netip.AddrPort) {
-	const listen = "0A"
-	lines := bufio.NewScanner(r)
-	for lines.Scan() {
-		f := strings.Fields(lines.Text())
-		if len(f) < 4 || f[3] != listen {
-			continue
-		}
-		host, portText, ok := strings.Cut(f[1], ":")
-		b, err := hex.DecodeString(host)
-		port, portErr := strconv.ParseUint(portText, 16, 16)
-		if !ok || err != nil || portErr != nil || len(b)%4 != 0 {
-			continue
-		}
-		for w := b; len(w) > 0; w = w[4:] {
-			slices.Reverse(w[:4]) // little endian: all machines that we build for
-		}
-		if a, ok := netip.AddrFromSlice(b); ok {
-			addrs = append(addrs, netip.AddrPortFrom(a.Unmap(), uint16(port)))
-		}
-	}
-	return addrs
 }

@@ -104,33 +104,40 @@ func TestRuleThatAllowsNothingIsRefused(t *testing.T) {
 	}
 }
 
-func TestListeners(t *testing.T) {
-	const table = `  sl  local_address rem_address   st
-   0: 892CA8C0:0050 00000000:0000 0A 00000000:00000000
-   1: 0100007F:1F90 00000000:0000 01 00000000:00000000
-   2: 00000000000000000000000000000000:01BB 00000000000000000000000000000000:0000 0A
-   3: garbage
-`
-	want := []netip.AddrPort{netip.MustParseAddrPort("192.168.44.137:80"), netip.MustParseAddrPort("[::]:443")}
-	if got := listeners(strings.NewReader(table)); !slices.Equal(got, want) {
-		t.Errorf("listeners %v, want %v", got, want)
-	}
-}
-
+// A target is looked for in the kernel's table before a connection is made to it: its
+// application would see one that production did not have.
 func TestProbe(t *testing.T) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	addr := netip.MustParseAddrPort(l.Addr().String())
-	if !listening(addr) {
-		t.Errorf("%s is not found in the kernel's table", addr)
-	}
-	if err := l.Close(); err != nil {
-		t.Fatal(err)
-	}
-	if err := probe(t.Context(), addr); err == nil {
-		t.Error("found a listener that is gone")
+	for _, tt := range []struct{ listen, target string }{
+		{"127.0.0.1:0", "127.0.0.1"},
+		{"[::1]:0", "::1"},
+		{":0", "127.0.0.1"}, // of both families
+		{":0", "::1"},
+	} {
+		t.Run(tt.listen+" "+tt.target, func(t *testing.T) {
+			l, err := net.Listen("tcp", tt.listen)
+			if err != nil {
+				t.Fatal(err)
+			}
+			addr := netip.AddrPortFrom(netip.MustParseAddr(tt.target), netip.MustParseAddrPort(l.Addr().String()).Port())
+			accepted := make(chan struct{})
+			go func() {
+				defer close(accepted)
+				if c, err := l.Accept(); err == nil {
+					t.Error("a connection was made")
+					_ = c.Close()
+				}
+			}()
+			if err := probe(t.Context(), addr); err != nil {
+				t.Errorf("%s: %v", addr, err)
+			}
+			if err := l.Close(); err != nil {
+				t.Fatal(err)
+			}
+			<-accepted
+			if err := probe(t.Context(), addr); err == nil {
+				t.Error("found a listener that is gone")
+			}
+		})
 	}
 }
 
