@@ -229,6 +229,13 @@ func (m *model) check() {
 			t.Errorf("%d bytes, %d segments acknowledged; account %+v", c.acked, whole, a)
 		}
 	}
+	acked := uint64(0)
+	for _, c := range m.dialed {
+		acked += c.acked
+	}
+	if a.DeliveredBytes > acked {
+		t.Errorf("%d bytes acknowledged on %d connections; account %+v", acked, len(m.dialed), a)
+	}
 	if a.GapBytes > a.DroppedBytes || a.GapSegments > a.DroppedSegments || a.Reconnects > uint64(len(m.dialed)) || a.Resent > a.Turns {
 		t.Errorf("%d connections, account %+v", len(m.dialed), a)
 	}

@@ -158,6 +158,7 @@ func (s *Session) part(now int64) event {
 		}
 		s.queue.prepend(&c.kept)
 		s.written = c.start
+		s.skip(c.start) // what max-hold let out before it and nobody has acknowledged
 		return evTurnDue
 	}
 	s.skip(s.released())

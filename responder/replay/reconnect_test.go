@@ -147,6 +147,21 @@ func TestReconnect(t *testing.T) {
 			How: frame.ClosedBoth, DeliveredBytes: 8, DroppedBytes: 6, DeliveredSegments: 2, DroppedSegments: 1, AnswerBytes: 11,
 			Turns: 3, Reconnects: 2, Resent: 1, GapBytes: 6, GapSegments: 1,
 		}},
+		{"what left by max-hold before it and nobody acknowledged is lost", 1, func(r *rig) {
+			r.turn(0, "one")
+			r.turn(10, "two")
+			r.pass(time.Second)
+			r.want("Sending", "onetwo")
+			r.conn.acked = 1
+			r.resets() // as a listener does that has forgotten the handshake
+			r.s.News(r.now)
+			r.want("Sending", "two")
+			r.answer(10)
+			r.last()
+		}, frame.Closed{
+			How: frame.ClosedBoth, DeliveredBytes: 1 + 3, DroppedBytes: 2, DeliveredSegments: 1, DroppedSegments: 1, AnswerBytes: 10,
+			Turns: 2, HeldMax: 1, Reconnects: 1, Resent: 1, GapBytes: 2, GapSegments: 1,
+		}},
 		{"a turn of which an answer has begun is not", 1, func(r *rig) {
 			r.turn(0, "one")
 			r.conn.acked = 2
