@@ -154,6 +154,22 @@ func TestStallIsSaid(t *testing.T) {
 	}
 }
 
+// Two figures for the same thing in one line must agree: bytes that the target is
+// known to have are not under way, though their session has no account yet.
+func TestStatusAgreesOnWhatIsUnderWay(t *testing.T) {
+	s := &Summary{Sample: 100}
+	l := &s.Ledger
+	l.Client.Captured, l.Client.Sent, l.Sent.InFlight = Count{9, 900}, Count{9, 900}, Count{9, 900}
+	l.Progress(&frame.Moved{Bytes: 850})
+	attrs := s.Attrs()
+	if i := slices.Index(attrs, any("under_way_bytes")); i < 0 || attrs[i+1] != uint64(50) {
+		t.Errorf("attributes %v, want 50 bytes under way", attrs)
+	}
+	if got, want := attrs[1], "copied 100.00 %, 50 B under way"; got != want {
+		t.Errorf("%q, want %q", got, want)
+	}
+}
+
 // What is there at the end is not there yet.
 func TestFinalNothing(t *testing.T) {
 	s := &Summary{Sample: 100, Final: true}

@@ -236,7 +236,7 @@ func (s *Summary) Attrs() []any {
 		"flows_admitted", l.Flows.Admitted,
 		"flows_refused", total(l.Flows.Refused[:]) - l.Flows.Refused[NeverEstablished],
 		"sent_bytes", l.Client.Sent.Bytes,
-		"in_flight_bytes", l.Sent.InFlight.Bytes,
+		"under_way_bytes", l.UnderWay(),
 		"sessions_open", l.Sessions.Open,
 		"sessions_established", l.Sessions.Established,
 		"answer_bytes", l.Answers.Target.Bytes,

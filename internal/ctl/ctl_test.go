@@ -2,6 +2,7 @@ package ctl
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"errors"
 	"io"
@@ -233,5 +234,26 @@ func TestRefusalIsRead(t *testing.T) {
 	// So much does not fit into the socket: the write fails.
 	if _, err := Call(t.Context(), path, "echo", strings.Repeat("x", 1<<20)); err == nil || !strings.Contains(err.Error(), "user 65534") {
 		t.Errorf("error %v", err)
+	}
+}
+
+// Who reads the log must see what was asked for, and an error only where one is.
+func TestServerLogsOperations(t *testing.T) {
+	var log bytes.Buffer
+	path := socket(t)
+	s, err := Listen(t.Context(), path, echo(), slog.New(slog.NewTextHandler(&log, nil)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, args := range [][]string{{"echo", "add", "82"}, {"fail"}} {
+		Main(t.Context(), "x", append([]string{"--control", path}, args...), func(string) string { return "" }, io.Discard, io.Discard)
+	}
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	lines := strings.Split(log.String(), "\n")
+	if len(lines) != 3 || !strings.HasSuffix(lines[0], `level=INFO msg=control op="echo add 82"`) ||
+		!strings.HasSuffix(lines[1], `level=INFO msg=control op=fail err="fail: 250 is not a percentage"`) {
+		t.Errorf("log:\n%s", log.String())
 	}
 }

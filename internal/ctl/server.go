@@ -11,6 +11,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -218,7 +219,11 @@ func (s *Server) answer(r request) response {
 	defer s.doing.Unlock()
 	resp := s.table.call(s.ctx, r)
 	if op := s.table[r.Op]; op.Do != nil && !op.Reads {
-		s.log.Info("control", "op", r.Op, "args", r.Args, "err", resp.Error)
+		attrs := []any{"op", strings.Join(append([]string{r.Op}, r.Args...), " ")}
+		if resp.Error != "" {
+			attrs = append(attrs, "err", resp.Error)
+		}
+		s.log.Info("control", attrs...)
 	}
 	return resp
 }
