@@ -28,7 +28,7 @@ func (s *Session) do(a action, e event, now int64) event {
 	case part:
 		return s.part(now)
 	case redial:
-		return s.redial(now)
+		return s.redial()
 	case release:
 		if e != evFinished {
 			s.how = s.failed()

@@ -55,7 +55,7 @@ func (t *tally) plus(o tally) {
 // A comeback is what a session needs to go on with another connection.
 type comeback struct {
 	up    bool   // this connection was established
-	since int64  // when it was dialled
+	since int64  // when that was known
 	base  uint64 // stream offset that it began at
 	heard uint64 // answer bytes by then
 
@@ -183,10 +183,9 @@ func pause(fails int) int64 {
 }
 
 // redial makes another connection, for the turn that is next.
-func (s *Session) redial(now int64) event {
+func (s *Session) redial() event {
 	c := &s.comeback
-	c.base, c.heard, c.up, c.since = s.written, s.gate.absorbed, false, now
-	s.progress, s.yields = now, 0
+	c.base, c.heard, c.up, s.yields = s.written, s.gate.absorbed, false, 0
 	seen := s.gate.seen
 	for i := 0; i < s.turns.len() && s.turns.at(i).start == s.written; i++ {
 		t := s.turns.at(i)

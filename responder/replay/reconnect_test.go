@@ -322,6 +322,30 @@ func TestReconnectLeavesTheTargetAlone(t *testing.T) {
 	}
 }
 
+// How long a connection waited for its SYN to leave is no time that the target kept it.
+func TestReconnectCountsFromTheHandshake(t *testing.T) {
+	dialled := 0
+	r := again(t, Config{})
+	r.log.redial = func() *fakeConn {
+		dialled++
+		r.conn = &fakeConn{t: t, room: 1 << 30}
+		return r.conn
+	}
+	r.turn(0, "one")
+	r.answer(10)
+	r.resets()
+	r.turn(10, "two")
+	r.pass(maxPause)
+	r.conn.state = ConnEstablished
+	r.s.News(r.now)
+	r.pass(2 * time.Second) // too long for "two" to be written again
+	r.resets()
+	r.turn(10, "three")
+	if dialled != 1 {
+		t.Errorf("dialled %d times, want the target left alone for a while", dialled)
+	}
+}
+
 // A target that is started anew is met again by a flow that it refused at first.
 func TestFirstConnectionIsRefused(t *testing.T) {
 	r := newRig(t, Config{Reconnect: true})

@@ -315,7 +315,7 @@ func (s *Session) opens(now int64) {
 	if s.comeback.up {
 		return
 	}
-	s.comeback.up = true
+	s.comeback.up, s.comeback.since, s.progress = true, now, now
 	s.shard.listener.Reached(s, true)
 	if s.opened {
 		s.comeback.count++

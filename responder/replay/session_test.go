@@ -374,3 +374,16 @@ func TestDataDoesNotAllocate(t *testing.T) {
 		t.Errorf("a turn allocates %v times, want 0", n)
 	}
 }
+
+// A connection may have waited for long until its SYN left. A target that closes it
+// early is waited with as ever, not for what is left of the wait.
+func TestTargetClosesBehindALongHandshake(t *testing.T) {
+	r := newRig(t, Config{})
+	r.pass(20 * time.Second)
+	r.conn.state, r.conn.fin = ConnEstablished, true
+	r.s.News(r.now)
+	r.pass(5 * time.Second)
+	r.want("TargetClosed", "")
+	r.pass(5 * time.Second)
+	r.want("LastAck", "")
+}

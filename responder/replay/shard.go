@@ -117,9 +117,8 @@ func NewShard(cfg Config, l Listener) *Shard {
 // client had seen of the online answers before its first segment.
 func (sh *Shard) Start(s *Session, conn Conn, baseSeen uint64, now int64) {
 	*s = Session{
-		Owner: s.Owner, shard: sh, conn: conn, copied: s.copied, place: notArmed, lastSeen: baseSeen, progress: now,
-		comeback: comeback{since: now},
-		gate:     gate{off: sh.cfg.GateOff, seen: baseSeen},
+		Owner: s.Owner, shard: sh, conn: conn, copied: s.copied, place: notArmed, lastSeen: baseSeen,
+		gate: gate{off: sh.cfg.GateOff, seen: baseSeen},
 	}
 }
 
