@@ -97,23 +97,17 @@ func (h *handshakes) recount(now time.Duration) {
 
 // shaken takes note of what has become of a conn's handshake.
 func (c *Conn) shaken() {
-	if c.handshake == handshakeNone {
+	if c.handshake == handshakeNone || !c.released && c.State() == Connecting {
 		return
 	}
-	st := Reset
-	if !c.released {
-		st = c.State()
-	}
-	if st == Connecting {
-		return
-	}
-	h := c.stack.handshakes(c)
+	h, now := c.stack.handshakes(c), c.stack.net.now()
 	if c.handshake == handshakeSent {
 		h.underWay--
 	}
 	c.handshake = handshakeNone
-	if st == Established || st == Refused {
-		h.answered = c.stack.net.now()
+	h.recount(now) // lets go of the conn
+	if c.openAt.Load() != 0 || c.state == Refused {
+		h.answered = now
 	}
 }
 

@@ -2,6 +2,7 @@ package netstack
 
 import (
 	"net"
+	"runtime"
 	"slices"
 	"sync/atomic"
 	"testing"
@@ -58,9 +59,29 @@ func TestHandshakesOneAfterTheOther(t *testing.T) {
 		c.Release()
 	}
 	h.awaitEmpty(t)
-	if s := h.net.stacks[0]; s.inLine != 0 || s.handshakes(all[0]).underWay != 0 {
-		t.Errorf("at the end %d in line, %d under way", s.inLine, s.handshakes(all[0]).underWay)
+	s := h.net.stacks[0]
+	if hs := s.handshakes(all[0]); s.inLine != 0 || hs.underWay != 0 || hs.sent.len() != 0 {
+		t.Errorf("at the end %d in line, %d under way, %d remembered", s.inLine, hs.underWay, hs.sent.len())
 	}
+}
+
+// A target that accepts and resets at once answers, too: those in line wait for it.
+func TestHandshakesAnsweredAndReset(t *testing.T) {
+	h := open(t, Config{})
+	target := h.serve(t, "10.9.0.1:0", func(c *net.TCPConn) { _, _ = c.SetLinger(0), c.Close() })
+	c := h.dial(t, client(0), target, 0)
+	for end := time.Now().Add(deadline); !c.over(); {
+		if time.Now().After(end) {
+			t.Fatal("not reset")
+		}
+		runtime.Gosched() // nobody looks at it in between
+	}
+	h.awaitState(t, c, Reset)
+	if h.net.stacks[0].handshakes(c).answered == 0 {
+		t.Error("the target counts as one that answers nobody")
+	}
+	c.Release()
+	h.awaitEmpty(t)
 }
 
 // What a target does not answer keeps nothing back: not what is for another one,
