@@ -2,6 +2,7 @@ package responder
 
 import (
 	"errors"
+	"sync"
 	"time"
 
 	"flowtwin/tunnel"
@@ -11,21 +12,25 @@ import (
 // than its handshake may take.
 const startWait = 3 * time.Second
 
+var errStops = errors.New("the responder stops")
+
 // targetCheck decides about copiers' maps. Copiers that come back to a responder
 // that is just starting wait: a refusal would end them.
 type targetCheck struct {
 	ready chan struct{}
 	ended chan struct{}
-	net   network // set before ready is closed
+	once  sync.Once // closes ended
+	net   network   // set before ready is closed
 }
 
 func newTargetCheck() *targetCheck {
 	return &targetCheck{ready: make(chan struct{}), ended: make(chan struct{})}
 }
 
-// begin says that everything is there, end that nobody need wait any longer.
+// begin says that everything is there, end that it goes: who comes now is told that,
+// not what is wrong with a device that is being removed. Further ends do nothing.
 func (c *targetCheck) begin(n network) { c.net = n; close(c.ready) }
-func (c *targetCheck) end()            { close(c.ended) }
+func (c *targetCheck) end()            { c.once.Do(func() { close(c.ended) }) }
 
 func (c *targetCheck) accept(h tunnel.Hello, rules []Rule) error {
 	timeout := time.NewTimer(startWait)
@@ -33,9 +38,14 @@ func (c *targetCheck) accept(h tunnel.Hello, rules []Rule) error {
 	select {
 	case <-c.ready:
 	case <-c.ended:
-		return errors.New("the responder stops")
+		return errStops
 	case <-timeout.C:
 		return errors.New("the responder is still starting")
+	}
+	select {
+	case <-c.ended:
+		return errStops
+	default:
 	}
 	local, err := localAddrs() // anew: addresses come and go
 	if err != nil {

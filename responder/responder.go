@@ -61,7 +61,10 @@ func Run(ctx context.Context, cfg Config) (err error) {
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, stackNet.Close()) }()
+	defer func() {
+		check.end()
+		err = errors.Join(err, stackNet.Close())
+	}()
 	r := newServer(cfg, realNet{stackNet})
 
 	ctx, quit := context.WithCancel(ctx)

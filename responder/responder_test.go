@@ -287,6 +287,7 @@ func TestCopierWaitsForTheStart(t *testing.T) {
 	}{
 		"starts":  {func(c *targetCheck) { c.begin(newFakeNet(1, target{})) }, true},
 		"fails":   {func(c *targetCheck) { c.end() }, false},
+		"stops":   {func(c *targetCheck) { c.begin(newFakeNet(1, target{})); c.end(); c.end() }, false},
 		"neither": {func(*targetCheck) { <-time.After(startWait) }, false},
 	} {
 		t.Run(name, func(t *testing.T) {
