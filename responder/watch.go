@@ -10,17 +10,20 @@ import (
 	"flowtwin/responder/replay"
 )
 
-// silentFirst sessions of a target without an answer to any SYN are a reason to
-// look at the host.
+// silentFirst sessions of a target running without an answer to any SYN are a reason
+// to look at the host.
 const silentFirst = 10
 
-// A watch waits for the first sign that packets from the device reach a target:
-// nothing else tells a firewall that drops them from a target that is busy.
+// A watch says what becomes of a target: whether packets from the device reach it,
+// and whether it takes connections.
 type watch struct {
 	all    *watches
 	target netip.AddrPort
-	silent atomic.Int32 // sessions that timed out in the handshake
-	over   atomic.Bool  // the target has answered, or it was said that it does not
+
+	silent   atomic.Int32 // sessions running that timed out in the handshake
+	answered atomic.Bool  // one was answered
+	mute     bool         // it was said that none is, and none was since; guarded by mu
+	muteTold time.Time    // when that was said; guarded by mu
 
 	down atomic.Bool // it was said that it refuses connections, and none was accepted since
 	mu   sync.Mutex
@@ -67,18 +70,50 @@ func (s *session) look() {
 		return
 	}
 	s.watch = nil
-	switch {
-	case w.over.Load():
-	case answered:
-		w.over.Store(true)
-	case w.silent.Add(1) == silentFirst && !w.over.Swap(true):
-		w.all.log.Warn("no session of the target comes about: is a firewall dropping what comes in on the device?",
-			"target", w.target.String(), "iface", w.all.iface, "sessions", silentFirst)
+	w.shook(answered)
+}
+
+// shook notes how a session's handshake ended. It costs nothing where all are
+// answered.
+func (w *watch) shook(answered bool) {
+	if !answered {
+		if w.silent.Add(1)%silentFirst == 0 {
+			w.fallsSilent()
+		}
+		return
+	}
+	if w.silent.Load() == 0 && w.answered.Load() {
+		return
+	}
+	w.silent.Store(0)
+	w.answered.Store(true)
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.mute {
+		w.mute = false
+		w.all.log.Info("target answers connections again", "target", w.target.String(), "after", time.Since(w.muteTold).Round(time.Millisecond))
 	}
 }
 
+// fallsSilent says that no session comes about.
+func (w *watch) fallsSilent() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.mute || !w.muteTold.IsZero() && time.Since(w.muteTold) < downEvery {
+		return
+	}
+	w.muteTold = time.Now()
+	w.mute = true
+	log := w.all.log.With("target", w.target.String(), "iface", w.all.iface, "sessions", silentFirst)
+	if w.answered.Load() {
+		log.Warn("target answers no connections any more: is its queue full, or does something drop what comes in on the device?")
+		return
+	}
+	log.Warn("no session of the target comes about: is a firewall dropping what comes in on the device?")
+}
+
 // downEvery is how often at most it is said that a target begins to refuse
-// connections: one may do so now and then.
+// connections, or to answer none: one may do so now and then.
 const downEvery = time.Minute
 
 // reached notes whether a connection was accepted. It costs nothing where that is

@@ -97,3 +97,46 @@ func TestTargetRefuses(t *testing.T) {
 		want("one that is started last", 2, 2)
 	})
 }
+
+// A target that was there and answers no more must be said, too: nothing refuses
+// connections at one whose queue is full, or in front of which packets are dropped.
+func TestTargetFallsSilent(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var out bytes.Buffer
+		ws := &watches{log: slog.New(slog.NewTextHandler(&out, nil))}
+		w := ws.of(netip.MustParseAddrPort("127.0.0.1:1"))
+		many := func(n int, answered bool) {
+			for range n {
+				w.shook(answered)
+			}
+		}
+		want := func(when string, warns, infos int) {
+			t.Helper()
+			if n, i := strings.Count(out.String(), "level=WARN"), strings.Count(out.String(), "level=INFO"); n != warns || i != infos {
+				t.Errorf("%s: %d warnings and %d other lines, want %d and %d:\n%s", when, n, i, warns, infos, &out)
+			}
+		}
+		for range 100 {
+			many(1, true)
+			many(silentFirst-1, false)
+		}
+		want("it answers now and then", 0, 0)
+		many(1000, false)
+		want("it is silent", 1, 0)
+		<-time.After(3 * time.Second)
+		many(1000, true)
+		want("it answers", 1, 1)
+		if !strings.Contains(out.String(), `msg="target answers connections again" target=127.0.0.1:1 after=3s`) {
+			t.Errorf("log says %s", &out)
+		}
+		for range 50 {
+			many(1000, false)
+			many(1000, true)
+		}
+		many(1000, false)
+		want("it can take some", 1, 1)
+		<-time.After(downEvery)
+		many(1000, false)
+		want("it is silent once more", 2, 1)
+	})
+}
