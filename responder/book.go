@@ -21,7 +21,7 @@ type Book struct {
 	Opened            uint64   `json:"opened"`
 	Established       uint64   `json:"established"`
 	Closed            Hows     `json:"closed"`
-	Parted            Hows     `json:"parted"`     // connections that ended before their client did, and were to be followed by another
+	Parted            Hows     `json:"parted"`     // connections that ended before the client's end had left; another followed if it sent more
 	Reconnects        uint64   `json:"reconnects"` // those that were followed by another
 	Resent            uint64   `json:"resent"`     // turns written to two of them
 	GapBytes          uint64   `json:"gap_bytes"`  // of DroppedBytes, lost between two of them
@@ -216,7 +216,7 @@ func (s *Summary) write(w io.Writer) error {
 	}
 	for i, n := range s.Parted {
 		if n > 0 {
-			p("  parted   %d %s, while the client went on\n", n, frame.CloseHow(i))
+			p("  parted   %d %s, before the client's end\n", n, frame.CloseHow(i))
 		}
 	}
 	if s.Reconnects > 0 {

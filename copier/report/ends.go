@@ -45,5 +45,5 @@ func (l *Ledger) ends(p *page) {
 	row("the server closed first", online.ServerFirst, target.ServerFirst, "")
 	row("the client reset", online.ClientReset, target.ClientReset, "")
 	row("the server reset", online.ServerReset, target.ServerReset, ", played as the client's if it had not closed")
-	row("otherwise", online.Other, target.Other, ", idle or given up: see above")
+	row("otherwise", online.Other, target.Other, ", idle, refused, timed out or given up: see above")
 }
