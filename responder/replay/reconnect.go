@@ -63,6 +63,7 @@ type comeback struct {
 	start uint64 // stream offset of that turn
 	begun int64  // when it was written
 	kept  queue
+	again bool // kept is in the queue once more, and not written yet
 
 	skipping  bool  // what comes is lost, until a turn begins
 	fails     int   // connections without an answer, one after the other
@@ -102,8 +103,12 @@ func (s *Session) keepTurn(now int64) {
 	c.whole, c.start, c.begun = s.mayComeBack(), s.written, now
 }
 
-// keep keeps b, which was just written.
+// keep keeps b, which was just written, or counts that it was before.
 func (s *Session) keep(b []byte, now int64) {
+	if c := &s.comeback; c.again {
+		c.again = false
+		c.resent++
+	}
 	p := &s.shard.pool
 	if s.comeback.whole && (s.keptLong(now) || p.lent > p.budget/keepShare || !s.comeback.kept.push(p, keepBytes, b)) {
 		s.forgetTurn()
@@ -151,11 +156,9 @@ func (s *Session) part(now int64) event {
 		c.fails = 0
 	}
 	c.notBefore = now + pause(c.fails)
+	c.again = c.whole && c.kept.head != nil
 	if c.whole {
 		c.whole = false
-		if c.kept.head != nil {
-			c.resent++
-		}
 		s.queue.prepend(&c.kept)
 		s.written = c.start
 		s.skip(c.start) // what max-hold let out before it and nobody has acknowledged

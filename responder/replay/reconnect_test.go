@@ -127,6 +127,14 @@ func TestReconnect(t *testing.T) {
 		}, frame.Closed{
 			How: frame.ClosedBoth, DeliveredBytes: 3 + 28 + 5, DeliveredSegments: 4, AnswerBytes: 21, Turns: 3, Reconnects: 1, Resent: 1,
 		}},
+		{"it is not when no other connection comes about", 1, func(r *rig) {
+			r.turn(0, "one")
+			r.resets()
+			r.conn.opened, r.conn.state = 0, ConnTimedOut
+			r.s.News(r.now)
+			r.want("Parted", "")
+			r.s.Fin(0, false, r.now)
+		}, frame.Closed{How: frame.ClosedTimeout, DroppedBytes: 3, DroppedSegments: 1, Turns: 1}},
 		{"but once only", 2, func(r *rig) {
 			r.turn(0, "one")
 			r.answer(10)
