@@ -207,7 +207,9 @@ func (c *Conn) sending(tcp []byte, payload int) {
 	seq, flags := binary.BigEndian.Uint32(tcp[4:]), packet.Flags(tcp[13])
 	if flags.Has(packet.SYN) {
 		c.iss.Store(seq)
-		c.synAt.CompareAndSwap(0, time.Now().UnixNano())
+		if now := time.Now().UnixNano(); !c.synAt.CompareAndSwap(0, now) {
+			restamp(tcp, time.Duration(now-c.synAt.Load()))
+		}
 		return
 	}
 	if flags.Has(packet.RST) {
@@ -221,6 +223,37 @@ func (c *Conn) sending(tcp []byte, payload int) {
 	if d := int32(end - (c.iss.Load() + 1 + uint32(sent))); d > 0 {
 		c.sent.Store(sent + uint64(d))
 	}
+}
+
+// restamp gives a SYN that is sent again, so long after the first one, the time of
+// now. gVisor repeats the first one's, and takes what the target echoes for the
+// round-trip time: seconds, and three times as many until it sends again what a full
+// queue at the target drops next. Checksums are the kernel's.
+func restamp(tcp []byte, late time.Duration) {
+	options := tcp[tcpHeader:min(int(tcp[12]>>4)*4, len(tcp))]
+	if at, ok := timestamp(options); ok {
+		stamp := options[at:]
+		binary.BigEndian.PutUint32(stamp, binary.BigEndian.Uint32(stamp)+uint32(late.Milliseconds()))
+	}
+}
+
+// timestamp returns where in a packet's TCP options the time of its sending lies
+// (RFC 7323, 3.2).
+func timestamp(options []byte) (at int, ok bool) {
+	const end, nop, kind, size = 0, 1, 8, 10
+	for at < len(options) && options[at] != end {
+		switch {
+		case options[at] == nop:
+			at++
+		case at+1 >= len(options) || options[at+1] < 2:
+			return 0, false
+		case options[at] == kind:
+			return at + 2, options[at+1] == size && at+size <= len(options)
+		default:
+			at += int(options[at+1])
+		}
+	}
+	return 0, false
 }
 
 // sliceWriter writes into the slice, which must be long enough.
