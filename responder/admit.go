@@ -56,7 +56,7 @@ func (l *lane) begin(s *session, o *frame.Open) {
 	s.sessions = 1
 	jitter := time.Duration(o.Jitter) * time.Millisecond
 	for n := 1; n < copies; n++ {
-		c := &session{flow: s.flow, number: n, target: s.target, baseSeen: s.baseSeen}
+		c := &session{flow: s.flow, number: n, target: s.target, place: s.place, baseSeen: s.baseSeen}
 		if l.lease(c, o, n); c.refused != 0 {
 			s.forgone++
 			continue

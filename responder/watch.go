@@ -25,6 +25,8 @@ type watch struct {
 	mute     bool         // it was said that none is, and none was since; guarded by mu
 	muteTold time.Time    // when that was said; guarded by mu
 
+	accepted atomic.Uint64 // connections
+
 	down atomic.Bool // it was said that it refuses connections, and none was accepted since
 	mu   sync.Mutex
 	told time.Time // when that was said
@@ -116,9 +118,12 @@ func (w *watch) fallsSilent() {
 // connections, or to answer none: one may do so now and then.
 const downEvery = time.Minute
 
-// reached notes whether a connection was accepted. It costs nothing where that is
-// as it was.
+// reached notes whether a connection was accepted. It costs next to nothing where
+// that is as it was.
 func (w *watch) reached(accepted bool) {
+	if accepted {
+		w.accepted.Add(1)
+	}
 	if accepted != w.down.Load() {
 		return
 	}

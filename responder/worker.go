@@ -198,7 +198,7 @@ func (w *worker) dial(s *session) {
 			s.conn, s.outward = c, s.lease.Client
 			w.replay.Start(&s.Session, c, s.baseSeen, w.now)
 			s.SetRTT(s.lease.RTT)
-			if s.place != nil && s.place.ungated.Load() {
+			if s.number == 0 && s.place != nil && s.place.ungated.Load() {
 				s.Ungate()
 			}
 			return
@@ -294,6 +294,14 @@ func (w *worker) Gate(rs *replay.Session, news replay.GateNews) {
 	}
 	w.book.Gate[news]++
 	s.place.gateNews(news)
+}
+
+// Accepted implements replay.Listener.
+func (w *worker) Accepted(rs *replay.Session) uint64 {
+	if p := sessionOf(rs).place; p != nil {
+		return p.accepted.Load()
+	}
+	return 0
 }
 
 // Reached implements replay.Listener.

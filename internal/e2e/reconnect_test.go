@@ -3,7 +3,6 @@
 package e2e
 
 import (
-	"errors"
 	"fmt"
 	"io"
 	"slices"
@@ -94,7 +93,9 @@ func (s *scene) ordered(log traffic.Log) {
 }
 
 // The target is started anew while its clients' connections go on: what comes while
-// it is down is lost and named, and the same connections are copied from then on.
+// it is down is lost and named, and the same connections are copied from then on. By
+// then they have been refused so often that it is to be left alone for seconds; once
+// it has accepted somebody it is not.
 func TestNginxIsStartedAnew(t *testing.T) {
 	t.Parallel()
 	s := newScene(t, testnet.LabConfig{})
@@ -121,10 +122,11 @@ func TestNginxIsStartedAnew(t *testing.T) {
 		return n
 	}
 	phases := map[string]chan struct{}{}
-	for _, p := range []string{"before", "down", "probe", "after"} {
+	for _, p := range []string{"before", "down", "after"} {
 		phases[p] = make(chan struct{}, clients)
 	}
-	next := map[string]chan struct{}{"before": make(chan struct{}), "down": make(chan struct{}), "probe": make(chan struct{})}
+	next := map[string]chan struct{}{"before": make(chan struct{}), "down": make(chan struct{})}
+	var newcomer traffic.Stats
 	up := make(chan struct{})
 	go func() {
 		defer close(up)
@@ -148,11 +150,16 @@ func TestNginxIsStartedAnew(t *testing.T) {
 		mu.Lock()
 		dirs = append(dirs, dir)
 		mu.Unlock()
+		newcomer = s.users(1, s.dialer(port), gets("/newcomer/", 1))
+		if !rig.Until(s.within(), func() bool { return logged("newcomer") == 1 }) {
+			t.Error("the target is not met again")
+		}
 		close(next["down"])
 	}()
 	stats := s.users(clients, s.dialer(port), func(i int, u *user) error {
-		some := func(phase string, n int) error {
+		some := func(phase string, n int, pause time.Duration) error {
 			for r := range n {
+				<-time.After(pause)
 				if err := u.get(fmt.Sprintf("/%s/%d/%d", phase, i, r)); err != nil {
 					return err
 				}
@@ -160,25 +167,15 @@ func TestNginxIsStartedAnew(t *testing.T) {
 			phases[phase] <- struct{}{}
 			return nil
 		}
-		if err := some("before", 5); err != nil {
+		if err := some("before", 5, 0); err != nil {
 			return err
 		}
 		<-next["before"]
-		if err := some("down", 5); err != nil {
+		if err := some("down", 6, time.Second/2); err != nil {
 			return err
 		}
 		<-next["down"]
-		// It is tried again at one of the next requests.
-		for r := 0; logged("probe-"+fmt.Sprint(i)) == 0; r++ {
-			if err := u.get(fmt.Sprintf("/probe-%d/%d", i, r)); err != nil {
-				return err
-			}
-			if r == 1000 {
-				return errors.New("the target is not met again")
-			}
-			<-time.After(20 * time.Millisecond)
-		}
-		return some("after", 20)
+		return some("after", 20, 0)
 	})
 	<-up
 	s.keep(targetNginx, nil)
@@ -188,9 +185,9 @@ func TestNginxIsStartedAnew(t *testing.T) {
 	}
 	report := s.end(copier, responder)
 	lost := report.Sent.Gap.Bytes
-	if report.Sessions.Reconnects < clients || lost == 0 || report.Sent.Delivered.Bytes+lost != uint64(stats.Sent) {
+	if report.Sessions.Reconnects < clients || lost == 0 || report.Sent.Delivered.Bytes+lost != uint64(stats.Sent+newcomer.Sent) {
 		t.Errorf("ledger: %d reconnects, %d bytes delivered and %d lost between, clients sent %d", report.Sessions.Reconnects,
-			report.Sent.Delivered.Bytes, lost, stats.Sent)
+			report.Sent.Delivered.Bytes, lost, stats.Sent+newcomer.Sent)
 	}
 	if !strings.Contains(report.Headline, "target_reconnect") {
 		t.Errorf("headline %q does not name the loss", report.Headline)

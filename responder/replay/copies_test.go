@@ -60,6 +60,7 @@ func (c *crowd) Redial(s *Session) Conn {
 }
 
 func (c *crowd) Gate(*Session, GateNews)         {}
+func (c *crowd) Accepted(*Session) uint64        { return 0 }
 func (c *crowd) Reached(*Session, bool)          {}
 func (c *crowd) Parted(*Session, frame.CloseHow) {}
 func (c *crowd) Established(*Session, int64)     {}

@@ -92,6 +92,7 @@ func (l *log) Redial(*Session) Conn {
 }
 
 func (l *log) Gate(_ *Session, news GateNews) { l.news = append(l.news, news) }
+func (l *log) Accepted(*Session) uint64       { return uint64(l.accepted) }
 func (l *log) Reached(_ *Session, accepted bool) {
 	if accepted {
 		l.accepted++

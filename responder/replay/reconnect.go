@@ -28,7 +28,8 @@ const (
 	// keepShare is the part of the shard's memory that must be free for it.
 	keepShare = 2
 	// A target that has not answered on a connection, and not kept it for long, is
-	// left alone for a while, which doubles each time.
+	// left alone for a while, which doubles each time. One that did not even accept it
+	// is tried again when it has accepted another one.
 	minPause = 100 * time.Millisecond
 	maxPause = 30 * time.Second
 	// oneWayPause is how long a client that nobody answers is quiet before something
@@ -65,9 +66,11 @@ type comeback struct {
 	kept  queue
 	again bool // kept is in the queue once more, and not written yet
 
-	skipping  bool  // what comes is lost, until a turn begins
-	fails     int   // connections without an answer, one after the other
-	notBefore int64 // no connection until then
+	skipping  bool   // what comes is lost, until a turn begins
+	fails     int    // connections without an answer, one after the other
+	notBefore int64  // no connection until then
+	shut      bool   // the last one was not accepted
+	accepted  uint64 // by the target, of anybody, when that was known
 
 	count  uint64 // connections established after the first
 	resent uint64 // turns written again
@@ -151,6 +154,7 @@ func (s *Session) part(now int64) event {
 		s.conn = nil
 	}
 	s.shard.listener.Parted(s, s.how)
+	c.shut, c.accepted = !c.up && s.how != frame.ClosedNoTuple, s.shard.listener.Accepted(s)
 	c.fails++
 	if s.gate.absorbed > c.heard || c.up && now-c.since >= int64(maxPause) {
 		c.fails = 0
@@ -185,6 +189,13 @@ func pause(fails int) int64 {
 	return int64(min(minPause<<min(fails-1, 10), maxPause))
 }
 
+// isBack reports whether a target that did not accept the last connection has
+// accepted another one since. One that accepts and does not answer is not back.
+func (s *Session) isBack() bool {
+	c := &s.comeback
+	return c.shut && s.shard.listener.Accepted(s) != c.accepted
+}
+
 // redial makes another connection, for the turn that is next.
 func (s *Session) redial() event {
 	c := &s.comeback
@@ -211,7 +222,7 @@ func (s *Session) resumes(d *frame.Data, now int64) bool {
 	grew := d.Seen > s.lastSeen
 	begins := grew || s.marked || s.came.segments == 1 || s.oneWay.begins(d) && s.gate.absorbed == 0
 	s.marked = begins && len(d.Payload) == 0
-	if begins && !s.marked && now >= c.notBefore {
+	if begins && !s.marked && (now >= c.notBefore || s.isBack()) {
 		if c.skipping = false; !grew { // else it is noted as one
 			s.turns.push(turn{start: s.received, seen: d.Seen})
 		}

@@ -330,6 +330,54 @@ func TestReconnectLeavesTheTargetAlone(t *testing.T) {
 	}
 }
 
+// A target that is back must not be left alone any longer by those that it did not
+// accept: most of the turns of an outage would be lost behind it.
+func TestReconnectWhenTheTargetIsBack(t *testing.T) {
+	for _, tt := range []struct {
+		name  string
+		fails func(c *fakeConn)
+		waits bool // all the same
+	}{
+		{"it refused", func(c *fakeConn) { c.state = ConnRefused }, false},
+		{"it was not there", func(c *fakeConn) { c.state = ConnTimedOut }, false},
+		{"it accepts and closes", func(c *fakeConn) { c.state, c.opened = ConnReset, time.Millisecond }, true},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			dialled := 0
+			r := again(t, Config{})
+			r.log.redial = func() *fakeConn {
+				dialled++
+				r.conn = &fakeConn{t: t, room: 1 << 30}
+				return r.conn
+			}
+			next := func() int {
+				before := dialled
+				r.turn(10, "two")
+				return dialled - before
+			}
+			r.turn(0, "one")
+			r.answer(10)
+			r.ack()
+			r.resets()
+			for range 10 {
+				r.pass(time.Duration(max(0, r.s.comeback.notBefore-r.now)))
+				if next() != 1 {
+					t.Fatal("the target is left alone behind its pause")
+				}
+				tt.fails(r.conn)
+				r.s.News(r.now)
+				if next() != 0 {
+					t.Fatal("the target is not left alone")
+				}
+			}
+			r.log.accepted++ // another session's
+			if got := next(); got != 1-count(tt.waits) {
+				t.Errorf("dialled %d times when the target has accepted another connection", got)
+			}
+		})
+	}
+}
+
 // How long a connection waited for its SYN to leave is no time that the target kept it.
 func TestReconnectCountsFromTheHandshake(t *testing.T) {
 	dialled := 0

@@ -44,6 +44,8 @@ type Conn interface {
 type Listener interface {
 	// Redial starts another connection to the target of s, or returns nil.
 	Redial(s *Session) Conn
+	// Accepted returns how many connections the target of s has accepted of anybody.
+	Accepted(s *Session) uint64
 	// Reached: the target accepted a connection of s, or refused it.
 	Reached(s *Session, accepted bool)
 	// Parted: the connection of s ended, but its client goes on.

@@ -76,6 +76,7 @@ func (w *world) Redial(*replay.Session) replay.Conn {
 	w.links = append(w.links, l)
 	return l
 }
+func (w *world) Accepted(*replay.Session) uint64                     { return 0 }
 func (w *world) Reached(*replay.Session, bool)                       {}
 func (w *world) Parted(*replay.Session, frame.CloseHow)              {}
 func (w *world) Gate(*replay.Session, replay.GateNews)               {}
