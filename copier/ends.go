@@ -95,8 +95,9 @@ func (s *shard) over(slot uint32, r *record) {
 }
 
 // compare enters whether the target's answers were as long as the online
-// server's. Only connections that both sides have closed can be compared.
+// server's. Only connections that both sides have closed online can be compared.
 func (s *shard) compare(r *record) {
+	s.hears(r)
 	switch {
 	case s.vague(r):
 	case r.ending != report.ClientFirst && r.ending != report.ServerFirst:
@@ -104,6 +105,24 @@ func (s *shard) compare(r *record) {
 		s.book.Answers.Same++
 	default:
 		s.book.Answers.Different++
+	}
+}
+
+// hears enters whether the target has answered a connection at all that the online
+// server has answered. Not judged are: one whose server's packets are not captured;
+// one of which requests were left out and whose answers cannot be told apart; a session
+// that began in the middle of a connection whose protocol is not known, so that the
+// target may not have understood it; one without an answer that its client or we have
+// cut, or that was given up: the target may have been about to answer. Copies beyond
+// the first have no accounts of their own.
+func (s *shard) hears(r *record) {
+	switch {
+	case !r.ran || r.answered == 0 || int64(r.answered) <= r.less || s.vague(r):
+	case r.within && r.proto != protoHTTP1 && r.proto != protoRedis:
+	case r.absorbed > 0:
+		s.book.Answers.Answered++
+	default:
+		s.book.Answers.Unanswered++
 	}
 }
 
@@ -209,6 +228,7 @@ func (s *shard) settle(slot uint32, r *record, c *frame.Closed) {
 	s.book.Settle(c, r.sent)
 	s.payOff(r)
 	r.absorbed = c.AnswerBytes
+	r.ran = c.DeliveredBytes > 0 && (c.AnswerBytes > 0 || report.EndedThere(c.How))
 	switch r.state {
 	case stateCopying, stateFinHeld:
 		// A responder that stops ends its sessions in order; another will be there.

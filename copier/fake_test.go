@@ -183,14 +183,14 @@ func (l *fakeLane) Abort(flow uint32, r frame.AbortReason) bool {
 	return l.end(flow, "abort:"+r.String())
 }
 
-// close sends the session's account: everything was delivered.
+// close sends the session's account: everything was delivered, and something answered.
 func (l *fakeLane) close(s *fakeSession, how frame.CloseHow) {
 	if s.closed {
 		return
 	}
 	s.closed = true
 	l.returns = frame.AppendClosed(l.returns, s.flow, &frame.Closed{
-		How: how, DeliveredBytes: uint64(len(s.data)), DeliveredSegments: s.segments, Turns: 1,
+		How: how, DeliveredBytes: uint64(len(s.data)), DeliveredSegments: s.segments, Turns: 1, AnswerBytes: 1,
 	})
 }
 

@@ -158,6 +158,7 @@ func (s *shard) adopt(slot uint32, r *record, p *capture.Packet, v *packet.View)
 	r.iss = v.Seq.Add(-1)
 	r.syn = p.Time
 	r.iface = p.Iface
+	r.within = true
 	if s.sieve != nil {
 		s.adoptLater(slot, r)
 		return true

@@ -117,6 +117,9 @@ type record struct {
 	proto protocol
 	born  bool // its first bytes are known
 
+	within bool // its session began in the middle of the connection
+	ran    bool // by the session's account, the target had bytes of it, and answered or ended it
+
 	parting bool // in ended: in the chain of that name
 	late    bool // in waiting: it never had a session
 	ending  report.Ending

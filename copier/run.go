@@ -141,16 +141,17 @@ type copier struct {
 	player *player
 	flaw   error // of its files
 
-	stall    stall
-	sampling sampling
-	amount   amount       // guarded by sampling.mu
-	rates    tunnel.Rates // guarded by sampling.mu
+	stall      stall
+	unanswered unanswered
+	sampling   sampling
+	amount     amount       // guarded by sampling.mu
+	rates      tunnel.Rates // guarded by sampling.mu
 }
 
 func newCopier(cfg Config, maps *mapping, set selector, client client) *copier {
 	return &copier{
 		cfg: cfg, maps: maps, set: set, tunnel: client, started: time.Now(), halt: make(chan struct{}), told: make(map[tunnel.Map]secret),
-		stall: stall{log: cfg.Log}, sampling: newSampling(cfg.first()), amount: newAmount(cfg.Copies, cfg.Jitter), rates: cfg.Rates,
+		stall: stall{log: cfg.Log}, unanswered: unanswered{log: cfg.Log}, sampling: newSampling(cfg.first()), amount: newAmount(cfg.Copies, cfg.Jitter), rates: cfg.Rates,
 	}
 }
 

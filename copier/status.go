@@ -61,7 +61,8 @@ func (c *copier) report(ctx context.Context) {
 		case <-local.C:
 			c.maps.refresh(c.set.Addrs())
 			c.tellSecrets()
-			c.summary() // says when nothing comes back
+			sum := c.summary() // says when nothing comes back
+			c.unanswered.look(&sum.Ledger.Answers, sum.Ended)
 			c.narrow(ctx)
 			continue
 		case <-bar:

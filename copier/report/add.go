@@ -112,6 +112,8 @@ func (a *Answers) add(o *Answers) {
 	a.Absorbed += o.Absorbed
 	a.Same += o.Same
 	a.Different += o.Different
+	a.Answered += o.Answered
+	a.Unanswered += o.Unanswered
 	a.Turns += o.Turns
 	a.HeldMax += o.HeldMax
 	a.HeadersDropped += o.HeadersDropped

@@ -1,6 +1,10 @@
 package report
 
-import "fmt"
+import (
+	"fmt"
+
+	"flowtwin/tunnel/frame"
+)
 
 // Check returns each sum that does not add up, in words; nothing when the books
 // balance.
@@ -49,6 +53,28 @@ func (l *Ledger) Check() []string {
 	same("sessions opened", s.Opened, s.Open+s.Lost+s.AccountMissing+total(s.Closed[:]))
 	same("sessions opened, one for each flow admitted or resumed", s.Opened, f.Admitted+total(f.Resumed[:]))
 	l.Copies.check(same, counts)
+	wrong = append(wrong, l.checkAnswers()...)
+	return wrong
+}
+
+// checkAnswers returns which connections are said to be compared with ones at the
+// target that were not.
+func (l *Ledger) checkAnswers() (wrong []string) {
+	most := func(what string, n, most uint64) {
+		if n > most {
+			wrong = append(wrong, fmt.Sprintf("%s: %d, but at most %d can be", what, n, most))
+		}
+	}
+	a, c := &l.Answers, &l.Sessions.Closed
+	most("connections compared by length", a.Same+a.Different, total(c[:]))
+	most("connections answered online, and at the target or not", a.Answered+a.Unanswered, total(c[:]))
+	var there uint64
+	for h := range frame.CloseHow(NumHows) {
+		if EndedThere(h) {
+			there += c[h]
+		}
+	}
+	most("connections that the target ended without an answer", a.Unanswered, there)
 	return wrong
 }
 

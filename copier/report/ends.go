@@ -17,6 +17,18 @@ type Ends struct {
 	Other       uint64 `json:"other"` // idle, given up, refused, lost: no end, or none of the connection's own
 }
 
+// EndedThere reports whether a session that ended so had the time to be answered: it
+// was the target that ended it, or fell silent. Those that were cut by their client
+// or by us had not.
+func EndedThere(h frame.CloseHow) bool {
+	switch h {
+	case frame.ClosedBoth, frame.ClosedTargetFirst, frame.ClosedTargetReset, frame.ClosedRefused, frame.ClosedTimeout:
+		return true
+	default:
+		return false
+	}
+}
+
 // Ends returns how the flows ended online, and how their sessions did.
 func (l *Ledger) Ends() (online, target Ends) {
 	e, c := &l.Flows.Ended, &l.Sessions.Closed

@@ -66,6 +66,14 @@ func TestHeadline(t *testing.T) {
 		{"flows without bytes", func(l *Ledger) {
 			l.Client.Captured.Bytes, l.Sent.Delivered.Bytes, l.Flows.Refused[TableFull] = 10, 10, 3
 		}, "copied 100.00 %, 3 flows table_full"},
+		{"a target that takes all and answers little", func(l *Ledger) {
+			l.Client.Captured.Bytes, l.Sent.Delivered.Bytes, l.Sent.Dropped[frame.ClosedTargetReset].Bytes = 10000, 9906, 94
+			l.Answers.Answered, l.Answers.Unanswered = 909, 2063
+		}, "copied 99.06 %, but 69 % of the connections got no answer from the target, 0.94 % target_reset"},
+		{"one that answers nine of ten", func(l *Ledger) {
+			l.Client.Captured.Bytes, l.Sent.Delivered.Bytes = 1000, 1000
+			l.Answers.Answered, l.Answers.Unanswered = 9, 1
+		}, "copied 100.00 %"},
 		{"largest loss first", func(l *Ledger) {
 			l.Client.Captured.Bytes, l.Sent.Delivered.Bytes = 1000, 900
 			l.Client.Dropped[Midstream].Bytes, l.Sent.Dropped[frame.ClosedRefused].Bytes = 40, 60

@@ -124,6 +124,8 @@ type answersJSON struct {
 	Absorbed       uint64 `json:"absorbed_bytes"`
 	Same           uint64 `json:"same_length"`
 	Different      uint64 `json:"different_length"`
+	Answered       uint64 `json:"answered"`   // connections that were answered online, and by the target
+	Unanswered     uint64 `json:"unanswered"` // or not with a byte
 	Turns          uint64 `json:"turns"`
 	HeldMax        uint64 `json:"held_max"`
 	Headers        uint64 `json:"headers_returned"`
@@ -187,7 +189,7 @@ func (s *Summary) MarshalJSON() ([]byte, error) {
 		},
 		Copies: l.copiesJSON(),
 		Answers: answersJSON{
-			l.Answers.Online, l.Answers.Target, l.Answers.Absorbed, l.Answers.Same, l.Answers.Different,
+			l.Answers.Online, l.Answers.Target, l.Answers.Absorbed, l.Answers.Same, l.Answers.Different, l.Answers.Answered, l.Answers.Unanswered,
 			l.Answers.Turns, l.Answers.HeldMax, l.Answers.Headers, l.Answers.HeadersDropped,
 		},
 		Recording: s.Recording.json(l), Recorded: s.Recorded.json(l), Headers: s.Headers,

@@ -146,8 +146,10 @@ type Answers struct {
 	Online         Count  // from the headers of captured packets, each byte once
 	Target         Count  // from returned headers, retransmissions included
 	Absorbed       uint64 // bytes that sessions have read, by their accounts
-	Same           uint64 // connections closed by both sides whose answers were as long online as from the target
+	Same           uint64 // connections closed by both sides online whose answers were as long there as from the target
 	Different      uint64 // or not
+	Answered       uint64 // connections that were answered online and reached the target, and got any byte from it
+	Unanswered     uint64 // or none at all until the target had ended them
 	Turns          uint64
 	HeldMax        uint64 // turns released by --max-hold
 	HeadersDropped uint64 // by responder, when the way back was full

@@ -75,7 +75,7 @@ func full() *Summary {
 	l.Copies.InFlight, l.Copies.TunnelLost = Count{2, 900}, Count{1, 100}
 	l.Answers = Answers{
 		Online: Count{70_000, 900_000_000}, Target: Count{69_000, 899_000_000}, Absorbed: 899_000_000,
-		Same: 4900, Different: 95, Turns: 59_000, HeldMax: 2, HeadersDropped: 3, Headers: 120_000,
+		Same: 4900, Different: 95, Answered: 4860, Unanswered: 40, Turns: 59_000, HeldMax: 2, HeadersDropped: 3, Headers: 120_000,
 	}
 	l.Lag.Progress(&frame.Progress{LagP50: 1_000_000 + 420_000, LagP99: 1_000_000 + 1_900_000, LagMax: 1_000_000 + 12_000_000, LagCount: 60_000}, time.Millisecond)
 	return s
@@ -142,6 +142,23 @@ func TestCheckFindsEachCounter(t *testing.T) {
 	}
 	l := &full().Ledger
 	walk("", reflect.ValueOf(l).Elem(), l)
+}
+
+// Nothing may be said to be compared that was not at the target, and no connection to
+// have been ended by it that was not.
+func TestCheckBoundsAnswers(t *testing.T) {
+	for name, change := range map[string]func(a *Answers){
+		"by length":     func(a *Answers) { a.Different += 2 },
+		"answered":      func(a *Answers) { a.Answered += 97 },
+		"unanswered":    func(a *Answers) { a.Unanswered += 97 },
+		"ended by them": func(a *Answers) { a.Answered, a.Unanswered = 0, 4996 },
+	} {
+		l := &full().Ledger
+		change(&l.Answers)
+		if len(l.Check()) == 0 {
+			t.Errorf("%s: more than there were sessions, and nobody sees it", name)
+		}
+	}
 }
 
 // The same for Add: a counter that is left out would be lost with two shards.

@@ -149,6 +149,9 @@ func (l *Ledger) Headline() string {
 		b.WriteString(nothingYet)
 		l.unestablished(&b)
 	}
+	if a := &l.Answers; ok && Deaf(a.Answered, a.Unanswered) {
+		fmt.Fprintf(&b, ", but %d %% of the connections got no answer from the target", a.Unanswered*100/(a.Answered+a.Unanswered))
+	}
 	for _, x := range l.Losses() {
 		switch {
 		case x.Flows == 0:
@@ -164,6 +167,11 @@ func (l *Ledger) Headline() string {
 	}
 	return b.String()
 }
+
+// Deaf reports whether so many connections got no answer from the target that it is
+// worth a word: more than a tenth of those that were answered online. A few are cut by
+// any target that is restarted.
+func Deaf(answered, unanswered uint64) bool { return unanswered*10 > answered+unanswered }
 
 const nothingYet = "nothing to copy yet"
 

@@ -92,12 +92,14 @@ type Report struct {
 		Target Ends `json:"target"`
 	} `json:"ends"`
 	Answers struct {
-		Same      uint64 `json:"same_length"`
-		Different uint64 `json:"different_length"`
-		Turns     uint64 `json:"turns"`
-		HeldMax   uint64 `json:"held_max"`
-		Target    Count  `json:"target"`
-		Headers   uint64 `json:"headers_returned"`
+		Same       uint64 `json:"same_length"`
+		Different  uint64 `json:"different_length"`
+		Answered   uint64 `json:"answered"`
+		Unanswered uint64 `json:"unanswered"`
+		Turns      uint64 `json:"turns"`
+		HeldMax    uint64 `json:"held_max"`
+		Target     Count  `json:"target"`
+		Headers    uint64 `json:"headers_returned"`
 	} `json:"answers"`
 	HTTP struct {
 		Selected uint64 `json:"selected"`

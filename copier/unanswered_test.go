@@ -1,0 +1,164 @@
+package copier
+
+import (
+	"log/slog"
+	"strings"
+	"testing"
+	"time"
+
+	"flowtwin/copier/report"
+	"flowtwin/internal/packet"
+	"flowtwin/tunnel/frame"
+)
+
+// account sends the session's account: all of it was delivered, and absorbed bytes of
+// an answer came.
+func (l *fakeLane) account(s *fakeSession, how frame.CloseHow, absorbed uint64) {
+	s.closed = true
+	l.returns = frame.AppendClosed(l.returns, s.flow, &frame.Closed{
+		How: how, DeliveredBytes: uint64(len(s.data)), DeliveredSegments: s.segments, AnswerBytes: absorbed,
+	})
+}
+
+// A target that takes requests and answers none of them must be told from one that
+// works, and what nobody can judge must not look like either.
+func TestUnanswered(t *testing.T) {
+	const no, yes, neither = "unanswered", "answered", ""
+	ask := func(b *bench, c *conn) { b.feed(c.data("ask"), c.answer(100), c.ack()) }
+	closes := func(b *bench, c *conn) { b.feed(c.fin(), c.serverFin(), c.ack()) }
+	tests := []struct {
+		name     string
+		before   func(b *bench, c *conn)
+		ends     func(b *bench, c *conn)
+		how      frame.CloseHow
+		absorbed uint64
+		want     string
+	}{
+		{"reset", ask, closes, frame.ClosedTargetReset, 0, no},
+		{"closed", ask, closes, frame.ClosedTargetFirst, 0, no},
+		{"closed behind the client", ask, closes, frame.ClosedBoth, 0, no},
+		{"silent", ask, closes, frame.ClosedTimeout, 0, no},
+		{"answered", ask, closes, frame.ClosedBoth, 100, yes},
+		{"one byte, and reset", ask, closes, frame.ClosedTargetReset, 1, yes},
+		{"cut by us", ask, closes, frame.ClosedBacklog, 0, neither},
+		{"cut by us behind an answer", ask, closes, frame.ClosedBacklog, 1, yes},
+		{"its client reset, the target had before", ask, func(b *bench, c *conn) {
+			b.feed(c.in(packet.RST|packet.ACK, c.sent, ""))
+		}, frame.ClosedTargetReset, 0, no},
+		{"its client reset first", ask, func(b *bench, c *conn) {
+			b.feed(c.in(packet.RST|packet.ACK, c.sent, ""))
+		}, frame.ClosedClientReset, 0, neither},
+		{"nobody answers online either", func(b *bench, c *conn) { b.feed(c.data("log")) }, closes, frame.ClosedTargetReset, 0, neither},
+		{"nothing was sent", func(b *bench, c *conn) { b.feed(c.answer(10), c.ack()) }, closes, frame.ClosedTargetReset, 0, neither},
+		{"given up", ask, func(b *bench, _ *conn) {
+			b.limit.idle = time.Minute
+			b.wait(2 * time.Minute)
+		}, frame.ClosedTargetReset, 0, neither},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			b, c := newBench(t), newConn()
+			b.lane.answers = false
+			b.feed(c.handshake()...)
+			tt.before(b, c)
+			tt.ends(b, c)
+			b.lane.account(b.session(), tt.how, tt.absorbed)
+			b.wait(time.Second)
+			b.wantAnswers(tt.want)
+		})
+	}
+}
+
+// wantAnswers checks how the only connection was judged: answered, unanswered or not.
+func (b *bench) wantAnswers(want string) {
+	b.t.Helper()
+	a, got := &b.book.Answers, ""
+	switch {
+	case a.Answered == 1 && a.Unanswered == 0:
+		got = "answered"
+	case a.Answered == 0 && a.Unanswered == 1:
+		got = "unanswered"
+	case a.Answered+a.Unanswered != 0:
+		got = "several"
+	}
+	if got != want {
+		b.t.Errorf("judged %q, want %q", got, want)
+	}
+}
+
+// The account may come before the online server has answered: what is compared is
+// what both sides have said in the end.
+func TestUnansweredBeforeOnline(t *testing.T) {
+	b, c := newBench(t), newConn()
+	b.lane.answers = false
+	b.feed(c.handshake()...)
+	b.feed(c.data("ask"), c.fin())
+	b.lane.account(b.session(), frame.ClosedTargetReset, 0)
+	b.wait(time.Second)
+	b.wantAnswers("")
+	b.feed(c.answer(100), c.serverFin(), c.ack())
+	b.wantAnswers("unanswered")
+}
+
+// What other connections' servers say first is no answer to this one, which got none.
+func TestUnansweredGreeting(t *testing.T) {
+	b, c := newBench(t), newConn()
+	b.lane.answers = false
+	b.greetings[0] = 5
+	b.feed(c.data("x"), c.answer(10), c.ack(), c.data("GET / HTTP/1.1\r\n\r\n"), c.fin(), c.serverFin(), c.ack())
+	b.lane.account(b.session(), frame.ClosedTargetReset, 0)
+	b.wait(time.Second)
+	b.wantAnswers("")
+}
+
+// A session that begins in the middle of a connection can be answered only where any
+// request may come first.
+func TestUnansweredMidstream(t *testing.T) {
+	for payload, want := range map[string]string{"GET / HTTP/1.1\r\n\r\n": "unanswered", "\x03more": ""} {
+		b, c := newBench(t), newConn()
+		b.lane.answers = false
+		b.feed(c.data("x"), c.answer(10), c.ack(), c.data(payload), c.answer(10), c.ack(), c.fin(), c.serverFin(), c.ack())
+		b.lane.account(b.session(), frame.ClosedTargetReset, 0)
+		b.wait(time.Second)
+		if b.book.Flows.Adopted != 1 {
+			t.Error("it was not adopted")
+		}
+		b.wantAnswers(want)
+	}
+}
+
+// Whoever copies to a broken release must hear of it, but not every ten seconds, and
+// not for the few that any restart cuts.
+func TestUnansweredWarning(t *testing.T) {
+	tests := []struct {
+		name           string
+		seconds, busy  int    // for so long, and so long something ends
+		answered, deaf uint64 // in each busy second
+		warnings       int
+	}{
+		{"all are answered", 200, 200, 10, 0, 0},
+		{"a tenth is not", 200, 200, 9, 1, 0},
+		{"more is not", 12, 12, 8, 2, 1},
+		{"for three minutes", 175, 175, 0, 10, 3},
+		{"too few to tell", 200, 1, 0, 9, 0},
+		{"few at a time", 40, 40, 0, 1, 1},
+		{"nothing ends", 200, 0, 0, 0, 0},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			var log syncBuffer
+			u := unanswered{log: slog.New(slog.NewTextHandler(&log, nil))}
+			var a report.Answers
+			for i := range tt.seconds {
+				u.look(&a, time.Unix(1e9+int64(i), 0))
+				if i < tt.busy {
+					a.Answered += tt.answered
+					a.Unanswered += tt.deaf
+				}
+			}
+			if got := strings.Count(log.String(), "level=WARN"); got != tt.warnings {
+				t.Errorf("%d warnings, want %d:\n%s", got, tt.warnings, log.String())
+			}
+		})
+	}
+}
