@@ -6,8 +6,6 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
-
-	"flowtwin/responder/replay"
 )
 
 // silentFirst sessions of a target running without an answer to any SYN are a reason
@@ -31,10 +29,7 @@ type watch struct {
 	mu   sync.Mutex
 	told time.Time // when that was said
 
-	gated   atomic.Int64 // sessions that have had some turns
-	late    atomic.Int64 // those of them whose turns are not answered
-	ungated atomic.Bool  // new sessions begin with their gate off
-	said    [replay.NumGateNews]atomic.Bool
+	gating gating
 }
 
 // watches are those of all targets.
@@ -151,37 +146,4 @@ func (w *watch) refuses() bool {
 	w.told = time.Now()
 	w.down.Store(true)
 	return true
-}
-
-// A target most of whose sessions are not of turns, of at least so many, gets its new
-// ones without the gate.
-const ungateFrom = 16
-
-// gateNews counts what a session tells of its gate. That it went off is said once for
-// a target and reason.
-func (w *watch) gateNews(news replay.GateNews) {
-	log, target := w.all.log, w.target.String()
-	switch news {
-	case replay.GateWorks:
-		w.gated.Add(1)
-		return
-	case replay.GateLate:
-		late, gated := w.late.Add(1), w.gated.Load()
-		if gated >= ungateFrom && 2*late > gated && !w.ungated.Swap(true) {
-			log.Info("most sessions' turns are not answered: new ones begin with the gate off", "target", target, "of", gated, "late", late)
-		}
-	case replay.GateHTTP2, replay.GateUpgraded:
-	}
-	if w.said[news].Swap(true) {
-		return
-	}
-	switch news {
-	case replay.GateLate:
-		log.Info("gate off for a session: its turns are released by --max-hold only", "target", target)
-	case replay.GateHTTP2:
-		log.Info("gate off for HTTP/2, but for pings", "target", target)
-	case replay.GateUpgraded:
-		log.Info("gate off for what connections are upgraded to", "target", target)
-	case replay.GateWorks:
-	}
 }

@@ -198,7 +198,7 @@ func (w *worker) dial(s *session) {
 			s.conn, s.outward = c, s.lease.Client
 			w.replay.Start(&s.Session, c, s.baseSeen, w.now)
 			s.SetRTT(s.lease.RTT)
-			if s.number == 0 && s.place != nil && s.place.ungated.Load() {
+			if s.number == 0 && s.place != nil && !s.place.gating.begins() {
 				s.Ungate()
 			}
 			return

@@ -5,9 +5,13 @@ package e2e
 import (
 	"fmt"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
+	"flowtwin/internal/e2e/rig"
+	"flowtwin/internal/e2e/traffic"
 	"flowtwin/internal/testnet"
 )
 
@@ -38,5 +42,78 @@ func TestGateGoesOffWhereNothingIsAnswered(t *testing.T) {
 	}
 	if !strings.Contains(responder.Output(), fmt.Sprintf("%d without answers to their turns", clients)) {
 		t.Error("the summary does not say how many")
+	}
+}
+
+// A target that has only been slow, or away, must have each request behind its answer
+// to the one before again: one that answers now gets its gate back, and sessions that
+// reached nobody are no sessions without answers.
+func TestGateIsOnAgainWhereTargetAnswers(t *testing.T) {
+	t.Parallel()
+	s := newScene(t, testnet.LabConfig{})
+	var awake atomic.Bool
+	s.talkAt(s.Lab.Online, talkPort, 0, poll)
+	target := s.talkAt(s.Lab.Target, talkPort, 0, func(k *talk) {
+		if awake.Load() {
+			poll(k)
+			return
+		}
+		for more := true; more; {
+			_, more = k.request()
+		}
+	})
+	copier, responder := s.copies(talkMap, "--max-hold", "300ms")
+	says := func(text string) {
+		t.Helper()
+		if !rig.Until(s.within(), func() bool { return strings.Contains(responder.Output(), text) }) {
+			t.Errorf("%q is not said", text)
+		}
+	}
+	d := s.dialer(talkPort)
+	const clients, sampled = 20, 24
+	slow := s.users(clients, d, gets("/slow/", 8))
+	s.overAt(target, clients)
+	says("new ones begin with the gate off")
+	awake.Store(true)
+	again := s.users(sampled, d, gets("/again/", 8))
+	says("new ones begin with the gate on")
+
+	var here sync.WaitGroup
+	here.Add(clients)
+	away := make(chan struct{})
+	done := make(chan traffic.Stats, 1)
+	go func() {
+		done <- s.users(clients, d, func(i int, u *user) error {
+			if err := gets("/here/", 5)(i, u); err != nil {
+				return err
+			}
+			here.Done()
+			<-away
+			for n := range 12 {
+				if err := u.get(fmt.Sprintf("/away/%d/%d", i, n)); err != nil {
+					return err
+				}
+				<-time.After(100 * time.Millisecond)
+			}
+			return nil
+		})
+	}()
+	here.Wait()
+	s.Lab.Target.Run(t, "nft", "add table inet outage; add chain inet outage in { type filter hook input priority 0; }; "+
+		"add rule inet outage in tcp dport "+talkPort[1:]+" drop")
+	close(away)
+	last := <-done
+	<-time.After(time.Second) // in which further turns leave
+	s.Lab.Target.Run(t, "nft", "delete table inet outage")
+	s.overAt(target, clients+sampled+clients)
+	report := s.end(copier, responder)
+	s.exact(report, traffic.Stats{
+		Connections: slow.Connections + again.Connections + last.Connections, Sent: slow.Sent + again.Sent + last.Sent,
+	})
+	if report.Answers.HeldMax <= clients*3 {
+		t.Error("no turn was released by --max-hold while the target was away: the test has tested nothing")
+	}
+	if !strings.Contains(responder.Output(), fmt.Sprintf(" %d without answers to their turns", clients)) {
+		t.Error("others than the slow sessions had their gate turned off")
 	}
 }

@@ -35,6 +35,8 @@ const (
 	maxHead = 4 << 10
 	// lateTurns that left by max-hold, one after the other, show that there are none.
 	lateTurns = 3
+	// answeredTurns that did not, behind the first one, show that there are.
+	answeredTurns = 3
 )
 
 // GateNews is what a session tells of its gate, each once.
@@ -46,7 +48,8 @@ const (
 	GateLate                     // off: the target does not answer in turns
 	GateHTTP2                    // off, but for pings
 	GateUpgraded                 // off: the connection speaks another protocol now
-	NumGateNews  = int(GateUpgraded) + 1
+	GateAnswers                  // it works: the target has answered some of its turns in time
+	NumGateNews  = int(GateAnswers) + 1
 )
 
 // A sniffer looks at what a client says.
@@ -240,15 +243,27 @@ func (s *Session) setFree(why GateNews) {
 // Ungate starts the session with its gate off. It is called after Start.
 func (s *Session) Ungate() { s.free = true }
 
-// timed counts the turns that left by max-hold, one after the other.
+// timed counts the turns that left by max-hold, one after the other. One does not
+// count where the target has not even got what was written before it: it is away,
+// which says nothing of its protocol.
 func (s *Session) timed(v verdict) {
-	if s.turnCount == lateTurns && !s.free {
+	if s.free {
+		return
+	}
+	if s.turnCount == lateTurns {
 		s.shard.listener.Gate(s, GateWorks)
 	}
-	if s.late++; v != overdue {
+	if v != overdue {
 		s.late = 0
+		if s.turnCount-s.heldMax == 1+answeredTurns {
+			s.shard.listener.Gate(s, GateAnswers)
+		}
+		return
 	}
-	if s.late == lateTurns {
+	if s.reap(); s.acked < s.written {
+		return
+	}
+	if s.late++; s.late == lateTurns {
 		s.setFree(GateLate)
 	}
 }

@@ -134,14 +134,31 @@ func TestGateGoesOffByItself(t *testing.T) {
 			for range lateTurns + 1 {
 				r.turn(10, "x")
 			}
-			r.pass(lateTurns * DefaultMaxHold)
+			for range lateTurns {
+				r.ack()
+				r.pass(DefaultMaxHold)
+			}
 			r.turn(10, "y")
 			r.want("Sending", "xxxxy")
 		}, []GateNews{GateWorks, GateLate}},
+		"not where the target is away": {func(r *rig) {
+			r.turn(0, "x")
+			r.ack()
+			for range 4 * lateTurns {
+				r.turn(10, "x")
+				r.pass(DefaultMaxHold)
+			}
+			r.ack()
+			r.answer(10 * 4 * lateTurns)
+			r.turn(10, "y")
+			r.turn(10, "z")
+			r.want("Holding", strings.Repeat("x", 1+4*lateTurns)+"y")
+		}, []GateNews{GateWorks}},
 		"not where some are": {func(r *rig) {
 			r.turn(0, "x")
 			for range 4 * lateTurns {
 				for range lateTurns - 1 {
+					r.ack()
 					r.turn(10, "x")
 					r.pass(DefaultMaxHold)
 				}
@@ -152,7 +169,16 @@ func TestGateGoesOffByItself(t *testing.T) {
 			}
 			r.turn(10_000, "y")
 			r.want("Holding", strings.Repeat("x", len(r.conn.got)))
-		}, []GateNews{GateWorks}},
+		}, []GateNews{GateWorks, GateAnswers}},
+		"not where all are, which is told once": {func(r *rig) {
+			for range 4 * answeredTurns {
+				r.turn(10, "x")
+				r.answer(10)
+			}
+			r.turn(10, "x")
+			r.turn(10, "y")
+			r.want("Holding", strings.Repeat("x", len(r.conn.got)))
+		}, []GateNews{GateWorks, GateAnswers}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			r := connected(t, Config{})
