@@ -226,6 +226,7 @@ func abortReason(r report.Reason) frame.AbortReason {
 // be copied of it: the session is over.
 func (s *shard) settle(slot uint32, r *record, c *frame.Closed) {
 	s.book.Settle(c, r.sent)
+	s.refusedBy(r, c.How)
 	s.payOff(r)
 	r.absorbed = c.AnswerBytes
 	r.ran = c.DeliveredBytes > 0 && (c.AnswerBytes > 0 || report.EndedThere(c.How))

@@ -102,6 +102,8 @@ type shard struct {
 	ended   chan struct{} // gets a value once finishing and the responder was told of all ends
 	mu      sync.Mutex
 	shown   report.Ledger // of book, guarded by mu
+
+	taking, shownTaking taking // the latter guarded by mu
 }
 
 // source is what a shard needs of a ring; see [capture.Ring].
@@ -297,7 +299,7 @@ func (s *shard) publish() {
 		s.book.Client.Stored.Plus(s.sieve.held)
 	}
 	s.mu.Lock()
-	s.shown = s.book
+	s.shown, s.shownTaking = s.book, s.taking
 	s.mu.Unlock()
 }
 

@@ -142,6 +142,7 @@ type copier struct {
 	flaw   error // of its files
 
 	stall      stall
+	refusals   refusals
 	unanswered unanswered
 	sampling   sampling
 	amount     amount       // guarded by sampling.mu
@@ -151,7 +152,7 @@ type copier struct {
 func newCopier(cfg Config, maps *mapping, set selector, client client) *copier {
 	return &copier{
 		cfg: cfg, maps: maps, set: set, tunnel: client, started: time.Now(), halt: make(chan struct{}), told: make(map[tunnel.Map]secret),
-		stall: stall{log: cfg.Log}, unanswered: unanswered{log: cfg.Log}, sampling: newSampling(cfg.first()), amount: newAmount(cfg.Copies, cfg.Jitter), rates: cfg.Rates,
+		stall: stall{log: cfg.Log}, refusals: refusals{log: cfg.Log}, unanswered: unanswered{log: cfg.Log}, sampling: newSampling(cfg.first()), amount: newAmount(cfg.Copies, cfg.Jitter), rates: cfg.Rates,
 	}
 }
 

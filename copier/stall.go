@@ -6,44 +6,53 @@ import (
 	"time"
 
 	"flowtwin/copier/report"
+	"flowtwin/tunnel/frame"
 )
 
 const (
 	// silentAfter is for how long nothing at all comes from a responder that is
 	// called silent; it speaks once a second. A tunnel is given up after 10 s.
 	silentAfter = 4 * time.Second
-	// stuckAfter is for how long a responder that speaks may tell nothing of what is
-	// under way while there is more and more of it: a session may wait for its
-	// target's answer, and one that is over for its client's end.
+	// stuckAfter is for how long a responder that speaks may deliver nothing while
+	// more and more is sent: a session may wait for its target's answer, and one that
+	// is over for its client's end.
 	stuckAfter = statusEvery
 )
 
-// A stall watches whether anything comes back of what is under way: shares of what
-// has come back tell nothing of that.
+// A stall watches whether the target gets anything of what is sent: shares of what
+// has been decided tell nothing of that while nothing is, and bytes that are given
+// back by sessions that fail are no progress.
 type stall struct {
 	log *slog.Logger
 
-	mu    sync.Mutex
-	last  tidings
-	since time.Time // when the last of these came, or nothing was under way
-	said  bool
+	mu     sync.Mutex
+	last   tidings
+	since  time.Time              // when the last of these came, or there was nothing to deliver
+	closed [report.NumHows]uint64 // sessions that had ended then
+	said   bool
 
 	heard, sent     uint64 // bytes from the responder, and those of clients to it
 	heardAt, sentAt time.Time
 }
 
-// tidings are what tells that the responder and the target do something.
+// tidings are what tells that the target takes what is sent, or answers it.
 type tidings struct {
-	moved                        report.Count
-	headers, established, closed uint64
-	copies                       report.Count
+	delivered uint64 // the most so far: accounts and what is told before them do not come at once
+	ended     uint64 // sessions that both sides have closed
+	answers   report.Count
+	copies    report.Count
 }
 
-// look returns for how long nothing has come back, 0 if it does, and says once when
-// that begins and when it is over.
+func (t *tidings) after(l *report.Ledger) tidings {
+	delivered, _, _ := l.Copied()
+	c := &l.Sessions.Closed
+	return tidings{max(t.delivered, delivered), c[frame.ClosedBoth] + c[frame.ClosedTargetFirst], l.Answers.Target, l.Copies.Delivered}
+}
+
+// look returns for how long nothing has been delivered of what is sent, 0 if it is,
+// and says once when that begins and when it is over.
 func (s *stall) look(sum *report.Summary) time.Duration {
 	l, now := &sum.Ledger, sum.Ended
-	got := tidings{l.Moved, l.Answers.Headers, l.Sessions.Established, l.Sessions.Opened - l.Sessions.Open - l.Sessions.Lost, l.Copies.Delivered}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if n := sum.Tunnel.BytesReturned; n != s.heard || s.heardAt.IsZero() {
@@ -52,15 +61,17 @@ func (s *stall) look(sum *report.Summary) time.Duration {
 	if n := l.Client.Sent.Bytes; n != s.sent || s.sentAt.IsZero() {
 		s.sent, s.sentAt = n, now
 	}
-	under, lasts := l.UnderWay(), now.Sub(s.since)
-	if under == 0 || got != s.last || s.since.IsZero() {
+	got, under, lasts := s.last.after(l), l.UnderWay(), now.Sub(s.since)
+	failed := s.failed(l)
+	rests := under == 0 && (total(failed) == 0 || now.Sub(s.sentAt) >= stuckAfter)
+	if rests || got != s.last || s.since.IsZero() {
 		if s.said && got != s.last {
 			s.log.Info("what is under way moves again", "stalled", lasts.Round(time.Second))
 		}
-		s.last, s.since, s.said = got, now, false
+		s.last, s.since, s.closed, s.said = got, now, l.Sessions.Closed, false
 		return 0
 	}
-	silent := lasts >= silentAfter && now.Sub(s.heardAt) >= silentAfter
+	silent := under > 0 && lasts >= silentAfter && now.Sub(s.heardAt) >= silentAfter
 	more := s.sentAt.Sub(s.since) >= stuckAfter/2 && now.Sub(s.sentAt) < stuckAfter
 	if !silent && (lasts < stuckAfter || !more) {
 		return 0
@@ -72,8 +83,39 @@ func (s *stall) look(sum *report.Summary) time.Duration {
 		if silent {
 			log.Warn("nothing comes back from the responder: is it running, and does UDP pass both ways?")
 		} else {
-			log.Warn("the responder is there, but the target takes nothing of what is under way: look at the target, and at the responder's log")
+			log = log.With("failed", report.Failures(&failed))
+			if refuses(&failed) {
+				log.Warn("nothing delivered: the responder refuses these connections, look at its log")
+			} else {
+				log.Warn("nothing delivered: look at the target, and at the responder's log")
+			}
 		}
 	}
 	return lasts
+}
+
+// failed returns how many sessions have ended since the last tidings that tell of no
+// delivery.
+func (s *stall) failed(l *report.Ledger) (n [report.NumHows]uint64) {
+	for how := range n {
+		switch frame.CloseHow(how) {
+		case frame.ClosedBoth, frame.ClosedTargetFirst, frame.ClosedClientReset, frame.ClosedAborted:
+		default:
+			n[how] = l.Sessions.Closed[how] - s.closed[how]
+		}
+	}
+	return n
+}
+
+// refuses reports whether the target has nothing to do with these failures.
+func refuses(failed *[report.NumHows]uint64) bool {
+	own := failed[frame.ClosedPaused] + failed[frame.ClosedDrain] + failed[frame.ClosedRejected] + failed[frame.ClosedRate] + failed[frame.ClosedNoTuple]
+	return own > 0 && own == total(*failed)
+}
+
+func total(parts [report.NumHows]uint64) (sum uint64) {
+	for _, n := range parts {
+		sum += n
+	}
+	return sum
 }

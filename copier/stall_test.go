@@ -48,6 +48,21 @@ func (s *pulse) move() {
 	s.sum.Ledger.Progress(&frame.Moved{Segments: 1, Bytes: 100})
 }
 
+// fail sends something that a session drops, since it ended in this way.
+func (s *pulse) fail(how frame.CloseHow) func() {
+	return func() {
+		s.speak()
+		l := &s.sum.Ledger
+		l.Client.Sent.Add(100)
+		l.Sent.InFlight.Add(100)
+		l.Sessions.Opened++
+		l.Sessions.Open++
+		l.Answers.Headers++ // a reset
+		l.Settle(&frame.Closed{How: how, DroppedSegments: 1, DroppedBytes: 100}, report.Count{Segments: 1, Bytes: 100})
+		l.Progress(&frame.Moved{Segments: 1, Bytes: 100})
+	}
+}
+
 func (s *pulse) want(t *testing.T, warns, infos int) {
 	t.Helper()
 	log := s.log.String()
@@ -108,6 +123,35 @@ func TestStall(t *testing.T) {
 			t.Errorf("log says %s", &s.log)
 		}
 	})
+	for how, want := range map[frame.CloseHow]string{
+		frame.ClosedTimeout: `nothing delivered: look at the target, and at the responder's log" stalled=10s under_way_bytes=0 responder="" failed="target_timeout 10, target_refused 0"`,
+		frame.ClosedRefused: `nothing delivered: look at the target, and at the responder's log" stalled=10s under_way_bytes=0 responder="" failed="target_timeout 0, target_refused 10"`,
+		frame.ClosedPaused:  `nothing delivered: the responder refuses these connections, look at its log" stalled=10s under_way_bytes=0 responder="" failed="target_timeout 0, target_refused 0, target_paused 10"`,
+	} {
+		t.Run("all connections end as "+how.String(), func(t *testing.T) {
+			s := newPulse()
+			if got := s.pass(11, s.fail(how)); got == 0 {
+				t.Error("it is not said")
+			}
+			s.want(t, 1, 0)
+			if !strings.Contains(s.log.String(), want) {
+				t.Errorf("log does not say %q: %s", want, &s.log)
+			}
+			s.pass(1, s.send, s.move)
+			s.want(t, 1, 1)
+			s.pass(60, s.fail(how), s.send, s.move)
+			s.want(t, 1, 1)
+		})
+	}
+	t.Run("some connections are refused, then nobody comes", func(t *testing.T) {
+		s := newPulse()
+		s.pass(4, s.fail(frame.ClosedRefused))
+		s.pass(3600, s.speak)
+		if got := s.pass(1, s.fail(frame.ClosedRefused)); got != 0 {
+			t.Errorf("stalled for %v", got)
+		}
+		s.want(t, 0, 0)
+	})
 	t.Run("a session that is over waits for its client's end", func(t *testing.T) {
 		s := newPulse()
 		s.pass(20, s.send, s.move)
@@ -142,7 +186,7 @@ func TestStatusSaysStall(t *testing.T) {
 		r.capture(c.data("hello"))
 		elapse(12 * time.Second)
 		log := r.log.String()
-		for _, want := range []string{"nothing comes back from the responder", `copied="stalled: nothing has come back for `, "nothing copied yet, 5 B under way", " stalled="} {
+		for _, want := range []string{"nothing comes back from the responder", `copied="stalled: nothing delivered for `, "nothing delivered yet, 5 B under way", " stalled="} {
 			if !strings.Contains(log, want) {
 				t.Errorf("the log does not say %q:\n%s", want, log)
 			}

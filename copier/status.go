@@ -61,7 +61,7 @@ func (c *copier) report(ctx context.Context) {
 		case <-local.C:
 			c.maps.refresh(c.set.Addrs())
 			c.tellSecrets()
-			sum := c.summary() // says when nothing comes back
+			sum := c.summary() // says when nothing is delivered, or taken
 			c.unanswered.look(&sum.Ledger.Answers, sum.Ended)
 			c.narrow(ctx)
 			continue
@@ -114,15 +114,18 @@ func (c *copier) summary() *report.Summary {
 			BytesSent: st.BytesSent, BytesReturned: st.BytesReturned,
 		},
 	}
+	var t taking
 	for i, s := range c.shards {
 		l := s.ledger()
 		sum.Ledger.Add(&l)
+		t.add(s.heard())
 		k := c.rings[i].Stats()
 		sum.Kernel.Packets += k.Packets
 		sum.Kernel.Dropped += k.Drops
 	}
 	sum.Recorded = c.recorded(&sum.Ledger)
 	sum.Stalled = c.stall.look(sum)
+	c.refusals.look(t, st.Remote)
 	return sum
 }
 

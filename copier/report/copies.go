@@ -119,7 +119,7 @@ func (l *Ledger) copies(p *page) {
 	p.number("asked for", c.Asked, "")
 	p.number("established", c.Established, "")
 	for h, n := range c.Closed {
-		p.some("  closed: "+howName(h), n, "")
+		p.some("  closed: "+howName(h), n, howMeaning(h))
 	}
 	p.some("  lost with the tunnel", c.Lost, "")
 	p.some("  open", c.Open, "")

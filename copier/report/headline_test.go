@@ -27,7 +27,7 @@ func TestHeadline(t *testing.T) {
 		}, "copied 100.00 %, 500 B under way"},
 		{"all of it under way", func(l *Ledger) {
 			l.Client.Captured.Bytes, l.Sent.InFlight.Bytes = 1000, 1000
-		}, "nothing copied yet, 1.0 kB under way"},
+		}, "nothing delivered yet, 1.0 kB under way"},
 		{"what a session that lives on has delivered", func(l *Ledger) {
 			l.Client.Captured.Bytes, l.Sent.InFlight.Bytes = 1000, 1000
 			l.Progress(&frame.Moved{Bytes: 900})
@@ -145,7 +145,7 @@ func TestHeadlineNamesEveryLoss(t *testing.T) {
 func TestStallIsSaid(t *testing.T) {
 	s := full()
 	s.Stalled = 14 * time.Second
-	const want = "stalled: nothing has come back for 14s; before that copied 99.95 %"
+	const want = "stalled: nothing delivered for 14s; before that copied 99.95 %"
 	if got := string(s.AppendText(nil)); !strings.HasPrefix(got, want) {
 		t.Errorf("text begins %.100q, want %q", got, want)
 	}

@@ -22,7 +22,7 @@ type document struct {
 	Headline string    `json:"headline"`
 
 	CopiedPercent *float64 `json:"copied_percent"` // of what has been decided; null: there was nothing to copy
-	StalledNs     int64    `json:"stalled_ns"`     // nothing has come back for so long, of what is under way; 0: it does
+	StalledNs     int64    `json:"stalled_ns"`     // nothing has been delivered for so long of what is sent; 0: it is
 	SamplePercent float64  `json:"sample_percent"` // of the connections; of others only those that the kernel's filter let pass are counted
 	Sums          []string `json:"sums_wrong"`
 

@@ -31,7 +31,7 @@ func (s *Summary) headline() string {
 			line = strings.TrimSuffix(nothingYet, " yet") + rest
 		}
 		if s.Stalled > 0 {
-			line = fmt.Sprintf("stalled: nothing has come back for %v; before that %s", s.Stalled, line)
+			line = fmt.Sprintf("stalled: nothing delivered for %v; before that %s", s.Stalled, line)
 		}
 		return line
 	}

@@ -159,7 +159,7 @@ func (s *Summary) Progress() string {
 		fmt.Fprintf(&b, "  lag p99 %v", short(p99))
 	}
 	if s.Stalled > 0 {
-		fmt.Fprintf(&b, "  nothing has come back for %v", s.Stalled)
+		fmt.Fprintf(&b, "  nothing delivered for %v", s.Stalled)
 	}
 	return b.String()
 }

@@ -17,7 +17,7 @@ type Summary struct {
 	State   string        // what it was told to do: copying, paused, draining
 	Sample  float64       // percent of the connections that are copied
 	Rates   Rates         // that the responder is to keep
-	Stalled time.Duration // nothing has come back for so long, of what is under way; 0: it does
+	Stalled time.Duration // nothing has been delivered for so long of what is sent; 0: it is
 	Kernel  Kernel
 	Tunnel  Tunnel
 	Ledger  Ledger
@@ -100,20 +100,20 @@ func (l *Ledger) Losses() []Loss {
 	}
 	for h, c := range l.Sent.Dropped {
 		if c.Bytes > 0 {
-			out = append(out, Loss{Label: "target_" + strings.TrimPrefix(howName(h), "target_"), Bytes: c.Bytes})
+			out = append(out, Loss{Label: lossName(h), Bytes: c.Bytes})
 		}
 	}
 	if b := l.Sent.Gap.Bytes; b > 0 {
-		out = append(out, Loss{Label: "target_reconnect", Bytes: b})
+		out = append(out, Loss{Label: lossReconnect, Bytes: b})
 	}
 	if b := l.Sent.AfterClose.Bytes; b > 0 {
-		out = append(out, Loss{Label: "session_was_over", Bytes: b})
+		out = append(out, Loss{Label: lossSessionOver, Bytes: b})
 	}
 	if b := l.Sent.TunnelLost.Bytes; b > 0 {
-		out = append(out, Loss{Label: "tunnel_lost_fate_unknown", Bytes: b})
+		out = append(out, Loss{Label: lossTunnel, Bytes: b})
 	}
 	if b, f := l.Sent.AccountMissing.Bytes, l.Sessions.AccountMissing; b+f > 0 {
-		out = append(out, Loss{"account_missing", b, f})
+		out = append(out, Loss{lossAccount, b, f})
 	}
 	for i := 1; i < len(out); i++ { // few: insertion keeps their order stable
 		for j := i; j > 0 && (out[j].Bytes > out[j-1].Bytes); j-- {
@@ -144,7 +144,7 @@ func (l *Ledger) Headline() string {
 	case ok:
 		fmt.Fprintf(&b, "copied %s", percent(delivered, of))
 	case l.UnderWay() > 0:
-		b.WriteString("nothing copied yet")
+		b.WriteString("nothing delivered yet")
 	default:
 		b.WriteString(nothingYet)
 		l.unestablished(&b)

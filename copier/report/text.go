@@ -35,10 +35,17 @@ func (p *page) count(label string, c Count) {
 	p.line(label, thousands(c.Segments), "segments, "+size(c.Bytes))
 }
 
-func (p *page) someCount(label string, c Count) {
-	if c != (Count{}) {
-		p.count(label, c)
+func (p *page) someCount(label string, c Count) { p.someCountNote(label, c, "") }
+
+// someCountNote adds the line, with what it means, unless c is 0.
+func (p *page) someCountNote(label string, c Count, note string) {
+	if c == (Count{}) {
+		return
 	}
+	if note != "" {
+		note = "; " + note
+	}
+	p.line(label, thousands(c.Segments), "segments, "+size(c.Bytes)+note)
 }
 
 // AppendText appends the ledger for people to b.
@@ -133,7 +140,7 @@ func (l *Ledger) flows(p *page) {
 	p.some("    of these adopted", f.Adopted, "they began before the copier")
 	p.some("    of these late", f.Late, "they had to wait for the tunnel")
 	for r := range Reason(NumReasons) {
-		p.some("  refused: "+r.String(), f.Refused[r], "")
+		p.some("  refused: "+r.String(), f.Refused[r], r.Meaning())
 		if r == NeverEstablished {
 			p.some("    of these by the server", f.Declined, "it answered with a reset")
 		}
@@ -145,7 +152,7 @@ func (l *Ledger) flows(p *page) {
 		p.some("    ended online: "+e.String(), f.Ended[e], "")
 	}
 	for r := range Reason(NumReasons) {
-		p.some("    given up: "+r.String(), f.GivenUp[r], "")
+		p.some("    given up: "+r.String(), f.GivenUp[r], r.Meaning())
 	}
 	p.some("    live", f.Live, "")
 	for r := range Reason(NumReasons) {
@@ -167,10 +174,10 @@ func (l *Ledger) client(p *page) {
 		p.line("    and by its last word", size(s.Arrived), "of sessions whose account did not come; segments below")
 	}
 	for h, n := range s.Dropped {
-		p.someCount("    dropped there: "+howName(h), n)
+		p.someCountNote("    dropped there: "+howName(h), n, howMeaning(h))
 	}
-	p.someCount("    lost between two connections", s.Gap)
-	p.someCount("    session was over", s.AfterClose)
+	p.someCountNote("    target_reconnect", s.Gap, "lost between two connections to the target")
+	p.someCountNote("    session_was_over", s.AfterClose, "on their way when the connection to the target ended")
 	p.someCount("    tunnel_lost, fate unknown", s.TunnelLost)
 	p.someCount("    in flight", s.InFlight)
 	p.someCount("    account_missing, fate unknown", s.AccountMissing)
@@ -178,7 +185,7 @@ func (l *Ledger) client(p *page) {
 	p.someCount("  captured twice", c.Duplicate)
 	p.someCount("  early, waiting", c.Stored)
 	for r := range Reason(NumReasons) {
-		p.someCount("  dropped: "+r.String(), c.Dropped[r])
+		p.someCountNote("  dropped: "+r.String(), c.Dropped[r], r.Meaning())
 	}
 	p.someCount("  removed by rewriting", c.Rewritten.Removed)
 	p.someCount("  added by rewriting", c.Rewritten.Added)
@@ -205,7 +212,7 @@ func (l *Ledger) sessions(p *page) {
 	p.number("opened", s.Opened, "")
 	p.number("established", s.Established, "")
 	for h, n := range s.Closed {
-		p.some("  closed: "+howName(h), n, "")
+		p.some("  closed: "+howName(h), n, howMeaning(h))
 	}
 	p.some("  lost with the tunnel", s.Lost, "")
 	p.some("reconnected", s.Reconnects, "the target had closed, the client had not; "+thousands(s.Resent)+" turns were written twice")

@@ -63,10 +63,19 @@ func TestOrdersToTheResponder(t *testing.T) {
 	order("pause")
 	visit("paused", 4)
 	until("refusals", func() bool { return state.Closed["paused"] == 4 && state.Paused })
+	says := func(text string) {
+		t.Helper()
+		if err := copier.WaitOutput(s.within(), text); err != nil {
+			t.Error(err)
+		}
+	}
+	says("the responder takes no connections: somebody has paused or stopped it")
 	order("resume")
 	order("rate", "bytes", "100M")
 	visit("resumed", 3)
 	until("connections after resume", func() bool { return state.Established == 8 && !state.Paused && state.RateBytes == 100e6 })
+
+	says("the responder takes connections again")
 
 	conn, err := d.Dial(0)
 	if err != nil {
@@ -82,7 +91,6 @@ func TestOrdersToTheResponder(t *testing.T) {
 	if conns, requests, open := target.Counts(); conns != 9 || requests != 16 || open != 0 {
 		t.Errorf("target saw %d connections with %d requests, %d are open", conns, requests, open)
 	}
-
 	_ = conn.Close()
 	s.stops(copier)
 	order("drain")
