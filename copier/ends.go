@@ -87,6 +87,7 @@ func (s *shard) over(slot uint32, r *record) {
 		s.book.Flows.Live--
 		s.book.Flows.Ended[r.ending]++
 		s.compare(r)
+		s.hears(r)
 		s.free(slot, r)
 	case stateShunned:
 		s.free(slot, r)
@@ -97,7 +98,6 @@ func (s *shard) over(slot uint32, r *record) {
 // compare enters whether the target's answers were as long as the online
 // server's. Only connections that both sides have closed online can be compared.
 func (s *shard) compare(r *record) {
-	s.hears(r)
 	switch {
 	case s.vague(r):
 	case r.ending != report.ClientFirst && r.ending != report.ServerFirst:
@@ -112,10 +112,15 @@ func (s *shard) compare(r *record) {
 // server has answered. Not judged are: one whose server's packets are not captured;
 // one of which requests were left out and whose answers cannot be told apart; a session
 // that began in the middle of a connection whose protocol is not known, so that the
-// target may not have understood it; one without an answer that its client or we have
-// cut, or that was given up: the target may have been about to answer. Copies beyond
-// the first have no accounts of their own.
+// target may not have understood it; one that was given up with bytes missing; one
+// without an answer that its client or we have cut: the target may have been about to
+// answer. Copies beyond the first have no accounts of their own.
 func (s *shard) hears(r *record) {
+	switch r.drop {
+	case report.None, report.Idle, report.Replaced, report.Draining, report.MapRemoved:
+	default:
+		return
+	}
 	switch {
 	case !r.ran || r.answered == 0 || int64(r.answered) <= r.less || s.vague(r):
 	case r.within && r.proto != protoHTTP1 && r.proto != protoRedis:
@@ -240,11 +245,13 @@ func (s *shard) settle(slot uint32, r *record, c *frame.Closed) {
 	case stateFinSent:
 		r.state = stateSettled
 	case stateGivenUp:
+		s.hears(r)
 		s.shun(slot, r)
 	default:
 		if r.drop == report.None {
 			s.compare(r)
 		}
+		s.hears(r)
 		s.free(slot, r)
 	}
 }
@@ -312,5 +319,6 @@ func (s *shard) giveUpAll() {
 func (s *shard) retire(slot uint32, r *record, why report.Reason) {
 	s.book.Flows.Live--
 	s.book.Flows.GivenUp[why]++
+	s.hears(r)
 	s.free(slot, r)
 }

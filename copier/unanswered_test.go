@@ -50,9 +50,22 @@ func TestUnanswered(t *testing.T) {
 		}, frame.ClosedClientReset, 0, neither},
 		{"nobody answers online either", func(b *bench, c *conn) { b.feed(c.data("log")) }, closes, frame.ClosedTargetReset, 0, neither},
 		{"nothing was sent", func(b *bench, c *conn) { b.feed(c.answer(10), c.ack()) }, closes, frame.ClosedTargetReset, 0, neither},
-		{"given up", ask, func(b *bench, _ *conn) {
+		{"given up at our end, as pools of connections are", ask, func(b *bench, _ *conn) {
+			b.ask(phaseFinishing)
+			b.wait(time.Second)
+		}, frame.ClosedTargetReset, 0, no},
+		{"given up and cut", ask, func(b *bench, _ *conn) {
+			b.ask(phaseFinishing)
+			b.wait(time.Second)
+		}, frame.ClosedAborted, 0, neither},
+		{"given up, its client ended", ask, func(b *bench, c *conn) {
 			b.limit.idle = time.Minute
 			b.wait(2 * time.Minute)
+			closes(b, c)
+		}, frame.ClosedTargetReset, 0, no},
+		{"given up with a hole in the request", ask, func(b *bench, c *conn) {
+			c.data("missed")
+			b.feed(c.data("more"), c.answer(100))
 		}, frame.ClosedTargetReset, 0, neither},
 	}
 	for _, tt := range tests {
@@ -89,15 +102,28 @@ func (b *bench) wantAnswers(want string) {
 // The account may come before the online server has answered: what is compared is
 // what both sides have said in the end.
 func TestUnansweredBeforeOnline(t *testing.T) {
-	b, c := newBench(t), newConn()
-	b.lane.answers = false
-	b.feed(c.handshake()...)
-	b.feed(c.data("ask"), c.fin())
-	b.lane.account(b.session(), frame.ClosedTargetReset, 0)
-	b.wait(time.Second)
-	b.wantAnswers("")
-	b.feed(c.answer(100), c.serverFin(), c.ack())
-	b.wantAnswers("unanswered")
+	for name, end := range map[string]func(b *bench, c *conn){
+		"the server closes": func(b *bench, c *conn) { b.feed(c.serverFin(), c.ack()) },
+		"the copier ends":   func(b *bench, _ *conn) { b.ask(phaseFinishing); b.wait(time.Second) },
+		"its client comes again": func(b *bench, c *conn) {
+			c.iss += 5000
+			b.feed(c.syn(), c.synAck())
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			b, c := newBench(t), newConn()
+			b.lane.answers = false
+			b.feed(c.handshake()...)
+			b.feed(c.data("ask"), c.fin())
+			b.lane.account(b.session(), frame.ClosedTargetReset, 0)
+			b.wait(time.Second)
+			b.wantAnswers("")
+			b.feed(c.answer(100))
+			b.wantAnswers("")
+			end(b, c)
+			b.wantAnswers("unanswered")
+		})
+	}
 }
 
 // What other connections' servers say first is no answer to this one, which got none.

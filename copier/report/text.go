@@ -227,7 +227,7 @@ func (s *Summary) answers(p *page) {
 	p.count("target's", a.Target)
 	p.line("absorbed", size(a.Absorbed), "")
 	p.number("as long as online", a.Same, "of "+thousands(a.Same+a.Different)+" connections that both sides closed online")
-	p.some("no answer at all", a.Unanswered, "of "+thousands(a.Answered+a.Unanswered)+" connections that were answered online")
+	p.some("no answer at all", a.Unanswered, "of "+thousands(a.Answered+a.Unanswered)+" that reached the target and were answered online")
 	p.number("turns", a.Turns, thousands(a.HeldMax)+" released by --max-hold")
 	p.number("headers returned", a.Headers, thousands(a.HeadersDropped)+" dropped")
 	if h := s.Headers; h != nil {
