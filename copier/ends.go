@@ -2,6 +2,7 @@ package copier
 
 import (
 	"flowtwin/copier/report"
+	"flowtwin/internal/packet"
 	"flowtwin/tunnel/frame"
 )
 
@@ -158,6 +159,17 @@ func (s *shard) replace(slot uint32) {
 		s.await(slot, r)
 	}
 	s.table.Unlink(slot)
+}
+
+// succeeded reports whether a client's segment is of another connection on the tuple
+// of a flow that is over: one that was not seen to begin, such as before the sample
+// grew, and is none of the flow's bytes.
+func (r *record) succeeded(v *packet.View) bool {
+	if r.state != stateEnded || v.PayloadLen == 0 || v.Flags&(packet.SYN|packet.RST|packet.ACK) != packet.ACK {
+		return false
+	}
+	d := r.asm.Next().Diff(v.Seq.Add(v.PayloadLen))
+	return d < -windowSlack || d >= stragglers
 }
 
 // free forgets a flow of which nothing is to come.

@@ -9,6 +9,7 @@ import (
 	"flowtwin/copier/report"
 	"flowtwin/internal/flow"
 	"flowtwin/internal/packet"
+	"flowtwin/tunnel/frame"
 )
 
 // hashed returns connections whose hashes lie between the percentages.
@@ -74,6 +75,33 @@ func TestGrownSampleTakesNewConnectionsOnly(t *testing.T) {
 	b.wantData(b.session(), "hello")
 	if f := b.book.Flows; f.Refused[report.SampledOut] != 2 {
 		t.Errorf("flows %+v", f)
+	}
+}
+
+// The port of a connection whose account is still to come may be used again by one that
+// the filter did not take. What comes of that when the sample grows is none of the
+// first one's, and is not to be called what its client sent after the end.
+func TestUnsampledConnectionOnAPortUsedBefore(t *testing.T) {
+	b := newBench(t)
+	b.lane.answers = false
+	c := hashed(10, 50, 1)[0]
+	b.feed(c.handshake()...)
+	b.feed(c.data("one"), c.answer(5), c.fin(), c.serverFin(), c.ack())
+	b.tell(sampleOrders(10, 10))
+	b.feed()
+	again := hashed(10, 50, 1)[0]
+	again.iss, again.irs = c.iss.Add(1<<28), c.irs.Add(1<<28)
+	b.tell(sampleOrders(100, 10))
+	b.feed(again.data("two"), again.answer(5), again.ack(), again.data("three"))
+	b.wantDropped(report.AfterEnd, 0)
+	b.wantDropped(report.SampledOut, 8)
+	s := b.session()
+	b.wantData(s, "one")
+	b.lane.close(s, frame.ClosedBoth)
+	b.feed(again.answer(5), again.ack(), again.data("four"))
+	b.wantDropped(report.SampledOut, 12)
+	if f := b.book.Flows; f.Seen != 2 || f.Refused[report.SampledOut] != 1 || b.table.Len() != 0 {
+		t.Errorf("flows %+v, %d in the table", f, b.table.Len())
 	}
 }
 

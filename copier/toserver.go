@@ -27,6 +27,11 @@ func (s *shard) fromClient(p *capture.Packet, v *packet.View) {
 		return
 	}
 	r := s.table.At(slot)
+	if r.succeeded(v) {
+		s.table.Unlink(slot) // its account finds it
+		s.stranger(v)
+		return
+	}
 	s.book.Packets.ToServer++
 	if v.PayloadLen > 0 {
 		s.book.Client.Captured.Add(v.PayloadLen)

@@ -70,7 +70,7 @@ func (r *raw) flags() *cli.Flags {
 	fs.IntVar(&c.Sessions, "max-sessions", 200_000, "refuse flows beyond `N` sessions")
 
 	fs.Group("Run")
-	fs.DurationVar(&c.Drain, "drain", 5*time.Second, "`TIME` that sessions have after SIGINT or SIGTERM")
+	fs.DurationVar(&c.Drain, "drain", 5*time.Second, "`TIME` that sessions have after SIGINT or SIGTERM; then they are cut, and copiers have up to 1 s more to take the accounts")
 	fs.StringVar(&c.Control, "control", "", "listen at the unix socket `PATH` for \"responder ctl\"")
 	fs.StringVar(&c.ReportFile, "report", "", "write the final summary as JSON to `FILE`")
 	fs.IntVar(&c.Shards, "shards", 0, "`N` stacks and TUN queues (default: one for each CPU, at most 4)")
