@@ -3,6 +3,7 @@
 package e2e
 
 import (
+	"errors"
 	"fmt"
 	"strings"
 	"sync"
@@ -115,5 +116,53 @@ func TestGateIsOnAgainWhereTargetAnswers(t *testing.T) {
 	}
 	if !strings.Contains(responder.Output(), fmt.Sprintf(" %d without answers to their turns", clients)) {
 		t.Error("others than the slow sessions had their gate turned off")
+	}
+}
+
+// The same for a connection that was there all the time.
+func TestKeptConnectionGetsItsGateBack(t *testing.T) {
+	t.Parallel()
+	s := newScene(t, testnet.LabConfig{})
+	const clients, slow, probeEvery = 5, 10, 20
+	var early, inTime atomic.Int64 // looks at connections whose next request came before the answer, and did not
+	s.talkAt(s.Lab.Online, talkPort, 0, poll)
+	target := s.talkAt(s.Lab.Target, talkPort, 0, func(k *talk) {
+		answered := 0
+		for n := 0; ; n++ {
+			if _, ok := k.request(); !ok {
+				return
+			}
+			if n%probeEvery == 0 && n > slow {
+				_ = k.tcp.SetReadDeadline(time.Now().Add(100 * time.Millisecond))
+				if _, err := k.br.Peek(1); err == nil {
+					early.Add(1)
+				} else {
+					inTime.Add(1)
+				}
+				_ = k.tcp.SetReadDeadline(time.Time{})
+			}
+			for ; n >= slow && answered <= n; answered++ {
+				k.answer(fmt.Sprintf("news %d", answered))
+			}
+		}
+	})
+	copier, responder := s.copies(talkMap, "--max-hold", "200ms")
+	stats := s.users(clients, s.dialer(talkPort), func(i int, u *user) error {
+		for n := 0; inTime.Load() < 2*clients; n++ {
+			if n == 1000 {
+				return errors.New("requests are ahead of the target's answers for good")
+			}
+			if err := u.get(fmt.Sprintf("/%d/%d", i, n)); err != nil {
+				return err
+			}
+			<-time.After(20 * time.Millisecond)
+		}
+		return nil
+	})
+	s.overAt(target, clients)
+	s.exact(s.end(copier, responder), stats)
+	t.Logf("%d looks found a request that was early", early.Load())
+	if !strings.Contains(responder.Output(), fmt.Sprintf(" %d without answers to their turns", clients)) {
+		t.Error("the gates were not off: the test has tested nothing")
 	}
 }

@@ -160,7 +160,7 @@ func (s *Session) pass(t turn, v verdict, now int64) {
 	}
 	s.turnCount++
 	s.keepTurn(now)
-	s.timed(v)
+	s.timed(v, t.seen)
 	switch v {
 	case overdue:
 		s.heldMax++

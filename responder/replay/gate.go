@@ -172,6 +172,42 @@ func (g *gate) restart(seen uint64) {
 	}
 }
 
+// An unheard is what is known of a session whose gate is off only because the target
+// does not answer its turns, or those of most others. It may only have been slow for
+// a while: the gate is on again when it has sent something between each two of many
+// turns. Some protocols look like that now and then, so that it takes twice as many
+// the next time.
+type unheard struct {
+	is    bool
+	turns int   // before which something came, one after the other
+	times uint8 // that the gate was on again
+}
+
+// heardTurns are so many that the gate is on again.
+const heardTurns = 8
+
+// regate looks, as a turn leaves whose client had seen so much, whether the gate is to
+// be on from the next one on.
+func (s *Session) regate(seen uint64) {
+	u := &s.unheard
+	switch {
+	case !u.is || s.sniffer.http2:
+		return
+	case s.gate.absorbed == s.gate.asked:
+		u.turns = 0
+		return
+	}
+	if u.turns++; u.turns < heardTurns<<u.times {
+		return
+	}
+	*u = unheard{times: min(u.times+1, 16)}
+	s.free, s.late = false, 0
+	if seen == SeenUnknown {
+		seen = s.lastSeen
+	}
+	s.gate.restart(seen)
+}
+
 // settle sets mark where nothing is owed.
 func (g *gate) settle(mark uint64) {
 	g.mark, g.owed, g.misses = mark, false, 0

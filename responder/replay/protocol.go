@@ -159,7 +159,7 @@ func (s *Session) learn(d *frame.Data, begins bool) {
 	was := f.http2
 	s.bound = s.bound || s.received == 0 && logsIn(d.Payload)
 	ping := f.look(d.Payload)
-	if begins && !f.http2 && !f.tls && f.matched < 0 && !s.free && f.turn(d.Payload) {
+	if begins && !f.http2 && !f.tls && f.matched < 0 && (!s.free || s.unheard.is) && f.turn(d.Payload) {
 		s.bound = true
 		ping = f.look(d.Payload)
 		if !f.http2 {
@@ -234,20 +234,25 @@ func isBind(p []byte) bool {
 
 // setFree turns the gate off.
 func (s *Session) setFree(why GateNews) {
-	if !s.free && !s.gate.off {
-		s.free, s.frees = true, GateWorks
+	s.unheard.is = why == GateLate
+	if s.free || s.gate.off {
+		return
+	}
+	s.free, s.frees = true, GateWorks
+	if why != GateLate || s.unheard.times == 0 {
 		s.shard.listener.Gate(s, why)
 	}
 }
 
 // Ungate starts the session with its gate off. It is called after Start.
-func (s *Session) Ungate() { s.free = true }
+func (s *Session) Ungate() { s.free, s.unheard.is = true, true }
 
 // timed counts the turns that left by max-hold, one after the other. One does not
 // count where the target has not even got what was written before it: it is away,
 // which says nothing of its protocol.
-func (s *Session) timed(v verdict) {
+func (s *Session) timed(v verdict, seen uint64) {
 	if s.free {
+		s.regate(seen)
 		return
 	}
 	if s.turnCount == lateTurns {

@@ -190,6 +190,66 @@ func TestGateGoesOffByItself(t *testing.T) {
 	}
 }
 
+// A target that was slow for a while must not be sent a kept connection's requests
+// ahead of its answers for the rest of it.
+func TestGateIsOnAgain(t *testing.T) {
+	slow := func(r *rig) {
+		r.turn(0, "x")
+		for range lateTurns + 1 {
+			r.ack()
+			r.turn(10, "x")
+			r.pass(DefaultMaxHold)
+		}
+	}
+	// spoken has the target answer n turns after they have left.
+	spoken := func(r *rig, n int) {
+		for range n {
+			r.turn(10, "x")
+			r.answer(10)
+		}
+	}
+	free := func(r *rig) bool {
+		before := len(r.conn.got)
+		r.turn(10, "y")
+		r.turn(10, "z")
+		left := len(r.conn.got) - before
+		r.answer(20)
+		r.pass(DefaultMaxHold)
+		return left == 2
+	}
+	for name, tt := range map[string]struct {
+		begin func(r *rig)
+		again int // turns from which on it is on
+		news  []GateNews
+	}{
+		"its turns were late":     {slow, heardTurns - 1, []GateNews{GateWorks, GateLate}},
+		"those of others were":    {func(r *rig) { r.s.Ungate(); r.turn(0, "x") }, heardTurns - 1, nil},
+		"it was late again":       {func(r *rig) { slow(r); spoken(r, heardTurns+1); slow(r) }, 2*heardTurns - 1, []GateNews{GateWorks, GateLate}},
+		"what it speaks is known": {func(r *rig) { r.s.Ungate(); r.turn(0, preface) }, 1 << 20, nil},
+		"it is upgraded": {func(r *rig) {
+			r.s.Ungate()
+			r.turn(0, "GET / HTTP/1.1\r\nHost: h\r\nUpgrade: websocket\r\n\r\n")
+			r.turn(10, "\x81x")
+		}, 1 << 20, nil},
+	} {
+		t.Run(name, func(t *testing.T) {
+			const most = 100
+			for n := range most {
+				r := connected(t, Config{})
+				tt.begin(r)
+				r.answer(10)
+				spoken(r, n)
+				if got, want := free(r), n < tt.again; got != want {
+					t.Fatalf("off %v behind %d turns, want %v", got, n, want)
+				}
+				if !slices.Equal(r.log.news, tt.news) {
+					t.Fatalf("news %v, want %v", r.log.news, tt.news)
+				}
+			}
+		})
+	}
+}
+
 // What is written last may not be cut off by the client's end, whatever the gate.
 func TestEndWaitsWithoutTheGate(t *testing.T) {
 	r := connected(t, Config{})

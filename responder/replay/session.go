@@ -38,6 +38,7 @@ type Session struct {
 	sniffer  sniffer
 	free     bool     // the gate is off but for ends and pings
 	frees    GateNews // why the gate is about to go off
+	unheard  unheard
 	pace     pace
 	pinged   uint64 // answer bytes when the last ping left
 	late     int    // turns that left by max-hold, one after the other
