@@ -63,7 +63,7 @@ func (s *stall) look(sum *report.Summary) time.Duration {
 	}
 	got, under, lasts := s.last.after(l), l.UnderWay(), now.Sub(s.since)
 	failed := s.failed(l)
-	rests := under == 0 && (total(failed) == 0 || now.Sub(s.sentAt) >= stuckAfter)
+	rests := under == 0 && (total(failed) == 0 || now.Sub(s.sentAt) >= stuckAfter || !sum.Tunnel.Up) // that it is down is said elsewhere
 	if rests || got != s.last || s.since.IsZero() {
 		if s.said && got != s.last {
 			s.log.Info("what is under way moves again", "stalled", lasts.Round(time.Second))

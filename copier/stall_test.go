@@ -20,6 +20,7 @@ type pulse struct {
 
 func newPulse() *pulse {
 	s := &pulse{sum: report.Summary{Ended: time.Unix(1e9, 0)}}
+	s.sum.Tunnel.Up = true
 	s.stall.log = slog.New(slog.NewTextHandler(&s.log, nil))
 	return s
 }
@@ -143,6 +144,15 @@ func TestStall(t *testing.T) {
 			s.want(t, 1, 1)
 		})
 	}
+	t.Run("the responder ends, which refused before", func(t *testing.T) {
+		s := newPulse()
+		s.pass(8, s.fail(frame.ClosedDrain))
+		s.sum.Tunnel.Up = false
+		if got := s.pass(8); got != 0 {
+			t.Errorf("stalled for %v", got)
+		}
+		s.want(t, 0, 0)
+	})
 	t.Run("some connections are refused, then nobody comes", func(t *testing.T) {
 		s := newPulse()
 		s.pass(4, s.fail(frame.ClosedRefused))

@@ -62,12 +62,13 @@ func TestWhatStopsTheCopyIsSaid(t *testing.T) {
 		t.Error(err)
 	}
 	says(responder, "target refuses connections")
+	says(copier, "nothing delivered: look at the target")
 	s.serveAt(s.Lab.Target, port)
 	says(responder, "target accepts connections again")
 	close(stop)
 	<-done
 	s.end(copier, responder)
-	for text, p := range map[string]*rig.Process{"nothing comes back": copier, "target refuses": responder, "connections again": responder} {
+	for text, p := range map[string]*rig.Process{"nothing comes back": copier, "nothing delivered: look at": copier, "target refuses": responder, "connections again": responder} {
 		if n := strings.Count(p.Output(), text); n != 1 {
 			t.Errorf("%q is said %d times", text, n)
 		}
