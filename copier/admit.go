@@ -83,7 +83,7 @@ func (s *shard) begin(slot uint32, at int, c *claim) {
 	s.book.Flows.Pending++
 	r := s.table.At(slot)
 	r.state = stateSynSeen
-	r.syn, r.last = c.time, s.clock
+	r.from, r.last = c.time, s.clock
 	r.iss = c.iss
 	r.iface = c.iface
 	r.mss = c.mss
@@ -163,7 +163,7 @@ func (r *record) answers(irs packet.Seq) {
 // says why.
 func (s *shard) admit(slot uint32, r *record) (report.Reason, bool) {
 	switch {
-	case s.phase >= phaseFinishing || r.syn >= s.stop.at:
+	case s.phase >= phaseFinishing || r.from >= s.stop.at:
 		return s.refuse(slot, r, report.Draining), false
 	case s.sieve != nil:
 		s.screen(r)
@@ -182,7 +182,7 @@ func (s *shard) admit(slot uint32, r *record) (report.Reason, bool) {
 	s.opening = frame.Open{
 		Key:  flow.Key{Tuple: s.tuple, ISS: r.iss},
 		Map:  r.mapped,
-		Time: r.syn,
+		Time: r.from,
 		MSS:  r.mss,
 		RTT:  r.rtt,
 	}

@@ -156,7 +156,7 @@ func (s *shard) adopt(slot uint32, r *record, p *capture.Packet, v *packet.View)
 	r.less = -int64(s.greeting(r))
 	r.got = v.Seq
 	r.iss = v.Seq.Add(-1)
-	r.syn = p.Time
+	r.from = p.Time
 	r.iface = p.Iface
 	r.within = true
 	if s.sieve != nil {
@@ -166,7 +166,7 @@ func (s *shard) adopt(slot uint32, r *record, p *capture.Packet, v *packet.View)
 	s.opening = frame.Open{
 		Key:  flow.Key{Tuple: s.tuple, ISS: r.iss},
 		Map:  r.mapped,
-		Time: r.syn,
+		Time: r.from,
 	}
 	s.amplify()
 	if !s.lane.Open(slot, &s.opening) {

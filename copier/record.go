@@ -71,7 +71,7 @@ func (s state) awaits() bool { return s.open() || s == stateEnded || s == stateG
 type record struct {
 	asm  flow.Assembler
 	last int64 // shard.clock at its last packet; in synSeen at its client's last SYN
-	syn  int64 // time of the first packet
+	from int64 // time of its first packet, or of the first one of its latest session
 	sent report.Count
 
 	// The server's side. seen is how many bytes of answers the client has

@@ -8,9 +8,9 @@ import (
 )
 
 // A taking is what has come back of whether the responder takes connections: when
-// the newest one began, in the packets' time, that was established, or refused since
-// the responder was paused or stopped, or since it was shutting down. Accounts may
-// come hours later, when the client ends, and in any order.
+// the newest session began, in the packets' time, that was established, or refused
+// since the responder was paused or stopped, or since it was shutting down. Accounts
+// may come hours later, when the client ends, and in any order.
 type taking struct{ established, paused, drained int64 }
 
 // add makes t tell of what o does, too.
@@ -22,7 +22,7 @@ func (t *taking) add(o taking) {
 
 // refusedBy notes the account of a flow's session.
 func (s *shard) refusedBy(r *record, how frame.CloseHow) {
-	at := r.syn
+	at := r.from
 	if r.state == stateCopying || r.state == stateFinHeld {
 		at = max(at, s.at) // it did not wait for its client's end: it was cut
 	}
@@ -47,14 +47,18 @@ func (s *shard) heard() taking {
 type refusals struct {
 	log *slog.Logger
 
-	mu   sync.Mutex
-	said bool
+	mu    sync.Mutex
+	heard taking // the newest so far
+	said  bool
 }
 
-// look says what has changed.
+// look says what has changed. Several goroutines look, and what one has heard may be
+// older than what another has told before it.
 func (r *refusals) look(t taking, responder string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	r.heard.add(t)
+	t = r.heard
 	refuses := max(t.paused, t.drained) > t.established
 	if refuses == r.said {
 		return

@@ -71,3 +71,50 @@ func TestResponderThatTakesNothingIsSaidOnce(t *testing.T) {
 		})
 	}
 }
+
+// Where no client connects anew, the sessions that open connections go on with tell
+// that the responder takes them again.
+func TestResponderThatTakesOpenConnectionsAgainIsSaid(t *testing.T) {
+	b := newBench(t)
+	b.lane.answers = false
+	var log syncBuffer
+	r := refusals{log: slog.New(slog.NewTextHandler(&log, nil))}
+	c := newConn()
+	b.feed(c.handshake()...)
+	b.does(c, request(1), 10)
+	accept := func() {
+		t.Helper()
+		s := b.lane.sessions[len(b.lane.sessions)-1]
+		b.lane.returns = frame.AppendEstablished(b.lane.returns, s.flow, &frame.Established{})
+		b.feed()
+		r.look(b.taking, "")
+	}
+	accept()
+	b.lane.close(b.session(), frame.ClosedDrain)
+	b.feed()
+	r.look(b.taking, "")
+	b.takeDown()
+	b.lane.up = true
+	b.does(c, request(2), 10)
+	if n := len(b.lane.sessions); n != 2 {
+		t.Fatalf("%d sessions, want a second one", n)
+	}
+	accept()
+	if got := log.String(); strings.Count(got, "shutting down") != 1 || strings.Count(got, "takes connections again") != 1 {
+		t.Errorf("log says\n%s", got)
+	}
+}
+
+// Two may look at a time, and the one that was first to add up be the last to look.
+func TestOlderNewsOfRefusalsIsNone(t *testing.T) {
+	var log syncBuffer
+	r := refusals{log: slog.New(slog.NewTextHandler(&log, nil))}
+	before := taking{established: 1}
+	now := taking{established: 1, paused: 2}
+	for _, told := range []taking{before, now, before, now} {
+		r.look(told, "")
+	}
+	if got := log.String(); strings.Count(got, "msg=") != 1 {
+		t.Errorf("log says\n%s", got)
+	}
+}

@@ -63,7 +63,7 @@ func (s *shard) returned(t frame.Type, slot uint32, body []byte) bool {
 	switch t {
 	case frame.TypeEstablished:
 		s.book.Sessions.Established++
-		s.taking.established = max(s.taking.established, r.syn)
+		s.taking.established = max(s.taking.established, r.from)
 		return true
 	case frame.TypeClosed:
 		c, ok := frame.ParseClosed(body)

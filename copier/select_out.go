@@ -246,6 +246,7 @@ func (s *shard) enterSession(slot uint32, r *record, c *cut) bool {
 		s.book.Resume(r.drop)
 	}
 	r.state, r.drop = stateCopying, report.None
+	r.from = c.time
 	if c.any {
 		r.less = int64(c.seen.mark)
 	}

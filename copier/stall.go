@@ -35,18 +35,25 @@ type stall struct {
 	heardAt, sentAt time.Time
 }
 
-// tidings are what tells that the target takes what is sent, or answers it.
+// tidings are what tells that the target takes what is sent, or answers it: the most
+// so far. Accounts and what is told before them do not come at once, and of two
+// goroutines that look the one with the older figures may be the later one.
 type tidings struct {
-	delivered uint64 // the most so far: accounts and what is told before them do not come at once
+	delivered uint64
 	ended     uint64 // sessions that both sides have closed
-	answers   report.Count
-	copies    report.Count
+	answers   uint64 // bytes of the target
+	copies    uint64 // bytes delivered of these
 }
 
 func (t *tidings) after(l *report.Ledger) tidings {
 	delivered, _, _ := l.Copied()
 	c := &l.Sessions.Closed
-	return tidings{max(t.delivered, delivered), c[frame.ClosedBoth] + c[frame.ClosedTargetFirst], l.Answers.Target, l.Copies.Delivered}
+	return tidings{
+		max(t.delivered, delivered),
+		max(t.ended, c[frame.ClosedBoth]+c[frame.ClosedTargetFirst]),
+		max(t.answers, l.Answers.Target.Bytes),
+		max(t.copies, l.Copies.Delivered.Bytes),
+	}
 }
 
 // look returns for how long nothing has been delivered of what is sent, 0 if it is,
@@ -101,7 +108,7 @@ func (s *stall) failed(l *report.Ledger) (n [report.NumHows]uint64) {
 		switch frame.CloseHow(how) {
 		case frame.ClosedBoth, frame.ClosedTargetFirst, frame.ClosedClientReset, frame.ClosedAborted:
 		default:
-			n[how] = l.Sessions.Closed[how] - s.closed[how]
+			n[how] = l.Sessions.Closed[how] - min(s.closed[how], l.Sessions.Closed[how])
 		}
 	}
 	return n

@@ -171,6 +171,16 @@ func TestStall(t *testing.T) {
 		}
 		s.want(t, 0, 0)
 	})
+	t.Run("older figures come late", func(t *testing.T) {
+		s := newPulse()
+		s.pass(20, s.send, s.move)
+		old := s.sum
+		s.pass(1, s.fail(frame.ClosedBoth))
+		s.pass(11, s.send, s.speak)
+		s.want(t, 1, 0)
+		s.look(&old) // another goroutine added up before, and comes here only now
+		s.want(t, 1, 0)
+	})
 	t.Run("the tunnel is lost", func(t *testing.T) {
 		s := newPulse()
 		s.pass(20, s.send, s.move)

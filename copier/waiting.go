@@ -181,6 +181,7 @@ func (s *shard) resume(slot uint32, r *record, seen uint64, time int64, payload 
 		s.book.Resume(r.drop)
 	}
 	r.state, r.drop = stateCopying, report.None
+	r.from = time
 	r.less = int64(seen - said)
 	r.within = from == turn
 	s.prologue(slot, r, int(n), time)
