@@ -69,12 +69,18 @@ func parseSocket(msg []byte) (local, peer netip.AddrPort, ok bool) {
 }
 
 // Listening reports whether a socket of the host, in the calling thread's network
-// namespace, takes connections to target.
+// namespace, takes connections to target. One for all addresses of IPv6 is taken for
+// one of both families, which it may have been told not to be.
 func Listening(target netip.AddrPort) (bool, error) {
+	target = netip.AddrPortFrom(target.Addr().Unmap(), target.Port())
+	families := []uint8{unix.AF_INET6, unix.AF_INET} // a socket of both is listed as IPv6
+	if target.Addr().Is6() {
+		families = families[:1]
+	}
 	found := false
-	for _, family := range []uint8{unix.AF_INET, unix.AF_INET6} { // a socket of both is listed as IPv6
+	for _, family := range families {
 		err := sockets(family, listenState, func(local, _ netip.AddrPort) {
-			if local.Port() == target.Port() && (local.Addr() == target.Addr().Unmap() || local.Addr().IsUnspecified()) {
+			if local.Port() == target.Port() && (local.Addr() == target.Addr() || local.Addr().IsUnspecified()) {
 				found = true
 			}
 		})

@@ -141,6 +141,19 @@ func TestProbe(t *testing.T) {
 	}
 }
 
+// A listener of the other family takes nothing of the target.
+func TestProbeKnowsFamilies(t *testing.T) {
+	l, err := net.Listen("tcp4", ":0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = l.Close() }()
+	port := netip.MustParseAddrPort(l.Addr().String()).Port()
+	if err := probe(t.Context(), netip.AddrPortFrom(netip.IPv6Loopback(), port)); err == nil {
+		t.Error("a socket of IPv4 is found to listen on [::1]")
+	}
+}
+
 // fakeLane is a lane's tunnel that takes returns, or does not.
 type fakeLane struct {
 	full     bool

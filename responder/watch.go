@@ -92,11 +92,12 @@ func (w *watch) shook(answered bool) {
 	}
 }
 
-// fallsSilent says that no session comes about.
+// fallsSilent says that no session comes about, unless one did meanwhile, on another
+// shard: nobody would say then that the target answers again.
 func (w *watch) fallsSilent() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if w.mute || !w.muteTold.IsZero() && time.Since(w.muteTold) < downEvery {
+	if w.silent.Load() == 0 || w.mute || !w.muteTold.IsZero() && time.Since(w.muteTold) < downEvery {
 		return
 	}
 	w.muteTold = time.Now()

@@ -104,5 +104,10 @@ func TestTargetFallsSilent(t *testing.T) {
 		<-time.After(downEvery)
 		many(1000, false)
 		want("it is silent once more", 2, 1)
+		many(1, true)
+		want("it answers once more", 2, 2)
+		<-time.After(downEvery)
+		w.fallsSilent() // of a session that timed out before the last one was answered, on another shard
+		want("news that has been overtaken", 2, 2)
 	})
 }
