@@ -39,15 +39,14 @@ func TestStrangersDoNotLockCopiersOut(t *testing.T) {
 	id := testIdentity(t)
 	s := listen(t, ServerConfig{Identity: id})
 	first := stranger(t, "127.0.0.2", s.Addr(), maxSource+1)
-	if len(first) != maxSource {
-		t.Errorf("%d connections of one host were let in, want %d", len(first), maxSource)
+	// On a busy machine the last one comes so late that the first one gives way to it.
+	if n := s.newcomers.places(); len(first) < maxSource || n > maxSource {
+		t.Errorf("%d connections of one host were let in, and %d have a place, want %d", len(first), n, maxSource)
 	}
 	second := stranger(t, "127.0.0.3", s.Addr(), maxSource+1)
-	s.newcomers.mu.Lock()
-	if n := len(s.newcomers.list); n > maxUnproven {
+	if n := s.newcomers.places(); n > maxUnproven {
 		t.Errorf("%d newcomers", n)
 	}
-	s.newcomers.mu.Unlock()
 	c := newClient(t, ClientConfig{Invite: id.Invite([]string{s.Addr().String()}, time.Time{})})
 	if err := c.Connect(testContext(t)); err != nil {
 		t.Fatal(err)
@@ -69,6 +68,13 @@ func TestStrangersDoNotLockCopiersOut(t *testing.T) {
 		defer s.newcomers.mu.Unlock()
 		return len(s.newcomers.list) == 0 && s.newcomers.all == 0
 	})
+}
+
+// places returns how many there are that have a place.
+func (c *newcomers) places() int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return len(c.list)
 }
 
 // Addresses are validated before strangers can take places in another's name.
