@@ -42,8 +42,8 @@ func TestSocketsOfKilledResponderAreReset(t *testing.T) {
 				t.Errorf("%s: the target's socket ends with %v, want a reset", addr, err)
 			}
 		}
-		if st := h.net.Stats(); st.Strays != 2 {
-			t.Errorf("%s: %d strays, want one for each socket", addr, st.Strays)
+		if st := h.net.Stats(); st.Strays < 2 { // or more, where one says it again before its reset comes
+			t.Errorf("%s: %d strays, want at least one for each socket", addr, st.Strays)
 		}
 	}
 }
