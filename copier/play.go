@@ -84,7 +84,7 @@ type player struct {
 	elapsed int64
 	now     int64 // wall clock, of this block
 
-	// What was sent before this and will not be heard of any more.
+	// Of what was sent, what is not waited for any more.
 	forgiven report.Count
 	epoch    uint64
 	moved    report.Count // when it moved last
@@ -305,13 +305,17 @@ func (p *player) room(now time.Time) bool {
 	return over < 2*p.lead.sessions // sessions that never end are those of the responder's linger
 }
 
-// ahead is what was sent and is not done with.
+// ahead is what was sent and is waited for. What was forgiven may be done with after
+// all, by a target that was away: then there is less to forgive.
 func (p *player) ahead() report.Count {
 	b := &p.shard.book
 	n := b.Client.Sent
+	n.Plus(b.Client.Prologue)
 	n.Minus(b.Moved)
 	n.Minus(b.Sent.AfterClose)
-	n.Minus(p.forgiven)
+	f := &p.forgiven
+	f.Segments, f.Bytes = min(f.Segments, n.Segments), min(f.Bytes, n.Bytes)
+	n.Minus(*f)
 	return n
 }
 

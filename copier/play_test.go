@@ -292,6 +292,70 @@ func TestPlayerGoesOnWithoutTheTarget(t *testing.T) {
 	})
 }
 
+// A target that was away, and then does what it was not waited for, is followed again.
+func TestPlayerFollowsATargetThatIsBack(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const requests = 2000
+		g := newStage(t, Replay{Pace: PaceTarget}, talk(requests))
+		g.p.lead = lead{segments: 100, bytes: 1 << 20, sessions: 10}
+		g.start()
+		<-time.After(stuck + time.Second)
+		synctest.Wait()
+		if g.s.book.Stuck != 1 {
+			t.Fatalf("stuck %d times while the target was away, want once", g.s.book.Stuck)
+		}
+		back := time.Now()
+		for done := 0; done < requests; {
+			synctest.Wait()
+			sent := len(g.lane.at)
+			g.lane.moved(sent - done)
+			done = sent
+			g.p.Wake()
+			<-time.After(20 * time.Millisecond)
+		}
+		if took := time.Since(back); took > stuck {
+			t.Errorf("it goes on %v after the target", took)
+		}
+		g.finish()
+		if n := g.s.book.Stuck; n != 1 {
+			t.Errorf("stuck %d times, want once", n)
+		}
+	})
+}
+
+// What a session is told of its connection's beginning is done with at the target, too.
+func TestPlayerCountsPrologues(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const requests = 1000
+		c := newConn()
+		takes := taken(0, c.handshake()...)
+		takes = append(takes, taken(0, c.data(redis("AUTH", "secret")), c.answer(5), c.ack())...)
+		for i := range requests {
+			ask := c.data(redis("GET", "a"))
+			if i != requests/2 { // one is missing: the rest goes to another session, behind the login
+				takes = append(takes, taken(0, ask)...)
+			}
+			takes = append(takes, taken(0, c.answer(5), c.ack())...)
+		}
+		takes = append(takes, taken(0, c.fin(), c.serverFin(), c.ack())...)
+		g := newStage(t, Replay{Pace: PaceTarget}, takes)
+		g.p.lead = lead{segments: 10, bytes: 1 << 20, sessions: 10}
+		g.start()
+		for done := 0; done < 2+requests-1; { // with the login, which is sent twice
+			<-time.After(20 * time.Millisecond)
+			synctest.Wait()
+			sent := len(g.lane.at)
+			g.lane.moved(sent - done)
+			done = sent
+			g.p.Wake()
+		}
+		g.finish()
+		if b := g.s.book; b.Stuck != 0 || b.Client.Prologue.Segments != 1 {
+			t.Errorf("stuck %d times, prologues %+v", b.Stuck, b.Client.Prologue)
+		}
+	})
+}
+
 // Who looks on is told once why nothing happens, as for a night between two files.
 func TestLongPauseIsTold(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
