@@ -13,8 +13,9 @@ import (
 //
 //	host ADDR   net ADDR/BITS   port N   portrange N-M
 //
-// joined by and, or, not (&&, ||, !) and parentheses. src before one of them means
-// the client's side, dst the server's: a connection is wanted or not as a whole.
+// joined by and, or, not (&&, ||, !) and parentheses. As in tcpdump's expressions and
+// and or bind alike, from the left, and ip and ip6 are the protocols. src before one of
+// them means the client's side, dst the server's: a connection is wanted or not as a whole.
 type Filter func(t *flow.Tuple) bool
 
 // ParseFilter reads an expression. The empty one wants everything.
@@ -23,7 +24,7 @@ func ParseFilter(text string) (Filter, error) {
 	if len(p.words) == 0 {
 		return func(*flow.Tuple) bool { return true }, nil
 	}
-	f, err := p.or(0)
+	f, err := p.chain(0)
 	if err == nil && len(p.words) > 0 {
 		err = fmt.Errorf("%q is left over", strings.Join(p.words, " "))
 	}
@@ -55,30 +56,21 @@ func (p *parser) accept(any ...string) (string, bool) {
 	return "", false
 }
 
-func (p *parser) or(depth int) (Filter, error) {
-	left, err := p.and(depth)
-	for err == nil {
-		if _, ok := p.accept("or", "||"); !ok {
-			break
-		}
-		var right Filter
-		a := left
-		right, err = p.and(depth)
-		left = func(t *flow.Tuple) bool { return a(t) || right(t) }
-	}
-	return left, err
-}
-
-func (p *parser) and(depth int) (Filter, error) {
+func (p *parser) chain(depth int) (Filter, error) {
 	left, err := p.not(depth)
 	for err == nil {
-		if _, ok := p.accept("and", "&&"); !ok {
+		join, ok := p.accept("and", "&&", "or", "||")
+		if !ok {
 			break
 		}
 		var right Filter
 		a := left
 		right, err = p.not(depth)
-		left = func(t *flow.Tuple) bool { return a(t) && right(t) }
+		if join == "and" || join == "&&" {
+			left = func(t *flow.Tuple) bool { return a(t) && right(t) }
+		} else {
+			left = func(t *flow.Tuple) bool { return a(t) || right(t) }
+		}
 	}
 	return left, err
 }
@@ -92,7 +84,7 @@ func (p *parser) not(depth int) (Filter, error) {
 		return func(t *flow.Tuple) bool { return !f(t) }, err
 	}
 	if _, ok := p.accept("("); ok {
-		f, err := p.or(depth + 1)
+		f, err := p.chain(depth + 1)
 		if _, closed := p.accept(")"); err == nil && !closed {
 			err = fmt.Errorf("a ) is missing")
 		}
@@ -103,8 +95,13 @@ func (p *parser) not(depth int) (Filter, error) {
 
 // primitive reads one condition.
 func (p *parser) primitive() (Filter, error) {
-	if _, ok := p.accept("tcp", "ip", "ip6"); ok { // as people begin such expressions
+	switch proto, _ := p.accept("tcp", "ip", "ip6"); proto { // as people begin such expressions
+	case "tcp":
 		return func(*flow.Tuple) bool { return true }, nil
+	case "ip":
+		return func(t *flow.Tuple) bool { return t.Server.Is4() }, nil
+	case "ip6":
+		return func(t *flow.Tuple) bool { return !t.Server.Is4() }, nil
 	}
 	side, _ := p.accept("src", "dst")
 	kind, ok := p.accept("host", "net", "portrange", "port")

@@ -35,7 +35,9 @@ func (r *record) strip() bool {
 	var off int
 	switch r.link {
 	case linkEthernet:
-		off = behindTags(r.data, 12, 14)
+		if off = behindTags(r.data, 12, 14); off < 0 { // PPPoE, MPLS
+			off = decode(r.link, r.data)
+		}
 	case linkRaw, linkRawBSD, linkRawOpen, linkIPv4, linkIPv6:
 		off = 0
 	case linkNull, linkLoop: // the address family, in some order and by some system
