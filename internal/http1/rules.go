@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"regexp"
+	"strconv"
 	"strings"
 )
 
@@ -164,9 +165,27 @@ func rewrite(s string) (r rewriteRule, err error) {
 	if !isTarget(to) {
 		return r, errors.New("what it is rewritten to holds a space or a control character")
 	}
-	r.re, err = regexp.Compile(re)
+	if r.re, err = regexp.Compile(re); err != nil {
+		return r, err
+	}
 	r.to = []byte(to)
-	return r, err
+	return r, knowsGroups(r.re, to)
+}
+
+// knowsGroups returns an error if to names a group that re has not: the regular
+// expression's package would put nothing in its place.
+func knowsGroups(re *regexp.Regexp, to string) error {
+	names := regexp.MustCompile(`\$\$|\$([\pL\p{Nd}_]+)|\$\{([\pL\p{Nd}_]+)\}`)
+	for _, m := range names.FindAllStringSubmatch(to, -1) {
+		name := m[1] + m[2]
+		if n, err := strconv.Atoi(name); err == nil && n <= re.NumSubexp() {
+			continue
+		}
+		if name != "" && re.SubexpIndex(name) < 0 {
+			return fmt.Errorf("%s is no group of the regular expression; a group before letters or digits is ${1}, and a $ itself $$", m[0])
+		}
+	}
+	return nil
 }
 
 // cutUnescaped cuts s at its first = that has no \ before it.

@@ -96,6 +96,9 @@ func TestCompileRefuses(t *testing.T) {
 		{Config{RewritePaths: []string{"=/a"}}, "re=to"},
 		{Config{RewritePaths: []string{"(=/a"}}, "rewrite-path"},
 		{Config{RewritePaths: []string{"a=/b c"}}, "space"},
+		{Config{RewritePaths: []string{`/k(\d)=/kk/$1x`}}, "$1x is no group"},
+		{Config{RewritePaths: []string{"/(a)=/$$1/${2}"}}, "${2} is no group"},
+		{Config{RewritePaths: []string{"/(?P<a>x)=/$b"}}, "$b is no group"},
 	} {
 		if _, err := Compile(c.c); err == nil || !strings.Contains(err.Error(), c.want) {
 			t.Errorf("%+v: %v, want something about %q", c.c, err, c.want)
