@@ -50,7 +50,7 @@ func (r Reason) Meaning() string {
 	case AfterEnd:
 		return "came behind the client's end or reset"
 	case SampledOut:
-		return "not in the sample"
+		return "not in the sample, or another target's"
 	case HTTPUnselected:
 		return "not selected by the rules for HTTP"
 	case HTTPUnparsed:

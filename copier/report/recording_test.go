@@ -16,6 +16,15 @@ func recording() *Summary {
 	return s
 }
 
+// Of a recording all connections are known, also those that are not in the sample.
+func TestRecordingSampled(t *testing.T) {
+	s := recording()
+	s.Sample = 40
+	if text := string(s.AppendText(nil)); !strings.Contains(text, "sampled: 40 % of the connections\n") {
+		t.Error(text)
+	}
+}
+
 func TestProgress(t *testing.T) {
 	s := recording()
 	s.Ledger.Flows.Seen, s.Ledger.Flows.Live = 1234, 5

@@ -63,7 +63,11 @@ func (s *Summary) AppendText(b []byte) []byte {
 	if s.Split != "" {
 		p.b = fmt.Appendf(p.b, "split: part %s of the clients\n\n", s.Split)
 	}
-	if s.Sample < 100 {
+	switch {
+	case s.Sample >= 100:
+	case s.Recording != nil:
+		p.b = fmt.Appendf(p.b, "sampled: %s of the connections\n\n", sampled(s.Sample))
+	default:
 		p.b = fmt.Appendf(p.b, "sampled: %s of the connections; of the others, which the kernel's filter refuses, nothing is known\n\n", sampled(s.Sample))
 	}
 	if s.Rates != (Rates{}) {
