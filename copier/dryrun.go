@@ -74,6 +74,9 @@ func dryRun(ctx context.Context, cfg Config) (err error) {
 	return flaw
 }
 
+// longestLine is more than the line of a flow takes.
+const longestLine = 512
+
 // A dryLane takes what a shard sends and writes a line for each flow. What it
 // returns are accounts that say that all of it was delivered.
 type dryLane struct {
@@ -195,6 +198,9 @@ func (l *dryLane) end(slot uint32, how string, closed frame.CloseHow) bool {
 		requests = fmt.Sprintf("%d requests", f.requests)
 	}
 	k := &f.open.Key
+	if l.out.Available() < longestLine {
+		_ = l.out.Flush() // whole lines: warnings come between. What fails is told at the end
+	}
 	fmt.Fprintf(l.out, "%s > %s  %s in %d turns, %d bytes in %d segments, %s\n",
 		end(k.Client.Netip(), k.ClientPort), end(k.Server.Netip(), k.ServerPort), requests, f.turns, f.bytes, f.segments, how)
 	s := &l.sum
