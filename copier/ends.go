@@ -102,6 +102,8 @@ func (s *shard) compare(r *record) {
 	switch {
 	case s.vague(r):
 	case r.ending != report.ClientFirst && r.ending != report.ServerFirst:
+	case !r.met && r.absorbed == 0 && int64(r.answered) == r.less:
+		// Nothing was to be answered, and nobody there to answer nothing.
 	case int64(r.absorbed) == int64(r.answered)-r.less:
 		s.book.Answers.Same++
 	default:
@@ -246,6 +248,7 @@ func (s *shard) settle(slot uint32, r *record, c *frame.Closed) {
 	s.refusedBy(r, c.How)
 	s.payOff(r)
 	r.absorbed = c.AnswerBytes
+	r.met = c.How == frame.ClosedBoth || c.How == frame.ClosedTargetFirst
 	r.ran = c.DeliveredBytes > 0 && (c.AnswerBytes > 0 || report.EndedThere(c.How))
 	switch r.state {
 	case stateCopying, stateFinHeld:

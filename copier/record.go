@@ -118,6 +118,7 @@ type record struct {
 	born  bool // its first bytes are known
 
 	within bool // its session began in the middle of the connection
+	met    bool // by the session's account, the target closed it in order
 	ran    bool // by the session's account, the target had bytes of it, and answered or ended it
 
 	parting bool // in ended: in the chain of that name

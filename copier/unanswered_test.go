@@ -126,6 +126,24 @@ func TestUnansweredBeforeOnline(t *testing.T) {
 	}
 }
 
+// Where nobody listened at the target, no answer of none is as long as online's; of a
+// connection that both sides have opened and closed it is.
+func TestEmptyAnswersAreCompared(t *testing.T) {
+	for how, same := range map[frame.CloseHow]uint64{
+		frame.ClosedBoth: 1, frame.ClosedTargetFirst: 1, frame.ClosedRefused: 0, frame.ClosedRate: 0, frame.ClosedTimeout: 0, frame.ClosedPaused: 0,
+	} {
+		b, c := newBench(t), newConn()
+		b.lane.answers = false
+		b.feed(c.handshake()...)
+		b.feed(c.fin(), c.serverFin(), c.ack())
+		b.lane.account(b.session(), how, 0)
+		b.wait(time.Second)
+		if a := b.book.Answers; a.Same != same || a.Different != 0 {
+			t.Errorf("%s: %d as long as online, %d not", how, a.Same, a.Different)
+		}
+	}
+}
+
 // What other connections' servers say first is no answer to this one, which got none.
 func TestUnansweredGreeting(t *testing.T) {
 	b, c := newBench(t), newConn()
