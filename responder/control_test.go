@@ -94,6 +94,9 @@ func TestKillSwitch(t *testing.T) {
 	if how := r.flow(50); how != frame.ClosedPaused {
 		t.Errorf("a flow after it: %s", how)
 	}
+	if n := r.closed[50].DroppedBytes; n != 3 {
+		t.Errorf("%d of its 3 bytes have the stop for a reason, the others came behind its account", n)
+	}
 	r.wait("the copies", func() bool { return r.copies.Opened == flows*(copies-1)+2 && r.copies.Open == 0 })
 	if n := r.copies.Closed[frame.ClosedPaused]; n != r.copies.Opened {
 		t.Errorf("%d of %d copies are cut", n, r.copies.Opened)

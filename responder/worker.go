@@ -182,7 +182,9 @@ func (w *worker) start(s *session) {
 
 // dial begins the session's connection, or refuses it.
 func (w *worker) dial(s *session) {
-	if how := w.bars(s.strand); how != 0 {
+	// What a stopped responder's readers have refused waits for its client's end, so
+	// that all its bytes have the stop for a reason.
+	if how := w.bars(s.strand); how != 0 && (s.refused == 0 || w.drained) {
 		w.replay.Refuse(&s.Session, how)
 		s.Cut(how, w.now) // nobody waits for its client's end
 		return
