@@ -62,7 +62,7 @@ func (r *raw) flags() *cli.Flags {
 	fs.StringSliceVar(&r.decap, "decap", nil, "`vxlan|geneve|gre[,...]`: capture only what is mirrored to this host inside of these")
 
 	fs.Group("Which connections")
-	fs.Float64VarP(&c.Sample, "sample", "r", 100, "copy `PERCENT` of the connections, 0.01 to 100: always the same ones, by a hash of client and port")
+	fs.Float64VarP(&c.Sample, "sample", "r", 100, "copy `PERCENT` of the connections, such as 25 or 0.5: always the same ones, by a hash of client and port")
 	fs.DurationVar(&c.Ramp, "ramp", 0, "begin with no connection and reach --sample after `TIME`, such as 10m (default: at once)")
 	fs.Float64VarP(&c.Copies, "copies", "n", 1, "replay each connection `N` times, 1 to 1000, from client addresses of their own; 2.5: half of them three times")
 	fs.DurationVar(&c.Jitter, "jitter", 0, "spread the copies of a connection over `TIME`; each is late as a whole (default: all at once)")

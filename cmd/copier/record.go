@@ -22,7 +22,7 @@ type recordFlags struct {
 func (r *recordFlags) add(fs *cli.Flags, headers *string) {
 	fs.Group("Record")
 	fs.StringVar(&r.dir, "record", "", "record what is followed as pcapng files in `DIR`; without a responder nothing is copied")
-	fs.StringVar(&r.size, "record-size", "256M", "begin a new file at `BYTES` (k, M, G)")
+	fs.StringVar(&r.size, "record-size", "256M", "begin a new file at `BYTES` (k, M, G), 1M at least")
 	fs.DurationVar(&r.every, "record-every", time.Hour, "begin a new file after `TIME`; 0: never for that")
 	fs.StringVar(&r.cap, "record-cap", "10G", "all files together hold `BYTES` at most: the oldest are removed")
 	fs.StringVar(headers, "record-headers", "", "headers of what the targets send to `FILE`, a pcap, up to 4 GB; of several targets to FILE.1 and so on")
