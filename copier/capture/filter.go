@@ -179,19 +179,27 @@ func (f *filter) tags() {
 	f.jumpIf(bpf.JumpEqual, etherQinQ, f.drop)
 }
 
-// sent looks at outgoing packets. The protocol may be that of a VLAN tag which the
-// kernel has put into the link header already; the bytes begin at the IP header all
-// the same, so its version decides.
-func (f *filter) sent(server end) {
-	v4, v6 := f.label(), f.label()
+// byProtocol goes by the protocol that the kernel tells of a packet: IPv4 and IPv6
+// continue at the labels, which are to be placed, and what has a VLAN tag behind this.
+// All else is dropped.
+func (f *filter) byProtocol(server end) (v4, v6 label) {
+	v4, v6 = f.label(), f.label()
 	f.emit(bpf.LoadConstant{Dst: bpf.RegA, Val: server.keep}, bpf.StoreScratch{Src: bpf.RegA, N: slotKeep})
 	f.emit(bpf.LoadExtension{Num: bpf.ExtProto})
 	f.jumpIf(bpf.JumpEqual, etherIPv4, v4)
 	f.jumpIf(bpf.JumpEqual, etherIPv6, v6)
-	known := f.label()
-	f.jumpIf(bpf.JumpEqual, etherVLAN, known)
+	tagged := f.label()
+	f.jumpIf(bpf.JumpEqual, etherVLAN, tagged)
 	f.jumpUnless(etherQinQ, f.drop)
-	f.place(known)
+	f.place(tagged)
+	return v4, v6
+}
+
+// sent looks at outgoing packets. The protocol may be that of a VLAN tag which the
+// kernel has put into the link header already; the bytes begin at the IP header all
+// the same, so its version decides.
+func (f *filter) sent(server end) {
+	v4, v6 := f.byProtocol(server)
 	f.emit(bpf.LoadAbsolute{Off: 0, Size: 1}, bpf.ALUOpConstant{Op: bpf.ALUOpShiftRight, Val: 4})
 	f.jumpIf(bpf.JumpEqual, 4, v4)
 	f.jumpUnless(6, f.drop)
@@ -205,15 +213,8 @@ func (f *filter) sent(server end) {
 // received frame; a second one is left in front of the IP header, and the
 // protocol is the tag's.
 func (f *filter) received(server end) {
-	v4, v6, tagged4 := f.label(), f.label(), f.label()
-	f.emit(bpf.LoadConstant{Dst: bpf.RegA, Val: server.keep}, bpf.StoreScratch{Src: bpf.RegA, N: slotKeep})
-	f.emit(bpf.LoadExtension{Num: bpf.ExtProto})
-	f.jumpIf(bpf.JumpEqual, etherIPv4, v4)
-	f.jumpIf(bpf.JumpEqual, etherIPv6, v6)
-	known := f.label()
-	f.jumpIf(bpf.JumpEqual, etherVLAN, known)
-	f.jumpUnless(etherQinQ, f.drop)
-	f.place(known)
+	v4, v6 := f.byProtocol(server)
+	tagged4 := f.label()
 	f.emit(bpf.LoadAbsolute{Off: 2, Size: 2})
 	f.jumpIf(bpf.JumpEqual, etherIPv4, tagged4)
 	f.jumpUnless(etherIPv6, f.drop)
