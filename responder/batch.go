@@ -11,6 +11,7 @@ const (
 	whatGone               // the lane's connection is gone: its sessions end
 	whatDrain              // all sessions of the shard end, and none begins any more
 	whatStop               // the same, until told otherwise
+	whatTell               // publish the counters as they are
 )
 
 // A batch carries frames from a lane's reader to a worker, which gives it back
@@ -21,7 +22,7 @@ type batch struct {
 	what   what
 	data   []byte
 	items  []item
-	done   chan struct{} // closed when whatDrain or whatStop is carried out
+	done   chan struct{} // closed when whatDrain, whatStop or whatTell is carried out
 }
 
 // An item is a frame; its body is data[at:at+len].

@@ -57,8 +57,8 @@ func (r *server) deafen() error {
 func (r *server) table(quit func()) ctl.Table {
 	say := func(text string) (any, error) { return text, nil }
 	return ctl.Table{
-		"status": {Help: "counters, copiers and limits, as JSON", Reads: true, Do: func(context.Context, []string) (any, error) {
-			return r.state(), nil
+		"status": {Help: "counters, copiers and limits, as JSON", Reads: true, Do: func(ctx context.Context, _ []string) (any, error) {
+			return r.state(ctx), nil
 		}},
 		"pause": {Help: "refuse flows that begin from now on; sessions go on", Do: func(context.Context, []string) (any, error) {
 			r.host.paused.Store(true)
@@ -105,28 +105,46 @@ func (r *server) cutAll(ctx context.Context) (int64, error) {
 	r.host.paused.Store(true)
 	r.host.stopped.Store(true)
 	n := r.host.open.Load()
-	for _, w := range r.host.workers {
-		b := r.host.newBatch(nil)
-		b.what, b.done = whatStop, make(chan struct{})
-		done := b.done
-		select {
-		case w.batches <- b:
-		case <-ctx.Done():
-			return 0, errEnding
-		}
-		select {
-		case <-done:
-		case <-ctx.Done():
-			return 0, errEnding
-		}
+	if err := r.order(ctx, whatStop); err != nil {
+		return 0, errEnding
 	}
 	return n, nil
 }
 
+// order has all workers do something, and waits until they have or ctx ends.
+func (r *server) order(ctx context.Context, what what) error {
+	for _, w := range r.host.workers {
+		b := r.host.newBatch(nil)
+		b.what, b.done = what, make(chan struct{})
+		done := b.done
+		select {
+		case w.batches <- b:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+		select {
+		case <-done:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+	return nil
+}
+
+// current is summary with what the workers have counted until now, not only until
+// their last tick: beside the number of sessions that would not add up. A worker that
+// does not find the time within a tick shows what it published last.
+func (r *server) current(ctx context.Context) Summary {
+	ctx, cancel := context.WithTimeout(ctx, tickEvery)
+	defer cancel()
+	_ = r.order(ctx, whatTell) // they have published before
+	return r.summary()
+}
+
 // state returns the state of everything.
-func (r *server) state() *Status {
+func (r *server) state(ctx context.Context) *Status {
 	s := &Status{
-		Summary: r.summary(), Paused: r.host.paused.Load(),
+		Summary: r.current(ctx), Paused: r.host.paused.Load(),
 	}
 	own := r.host.limits.get()
 	s.RateConnections, s.RateBytes = own.Connections, own.Bytes

@@ -154,3 +154,19 @@ func TestKillSwitchTakesLateCopies(t *testing.T) {
 		t.Errorf("copies %+v, %d sessions are left", r.copies, r.server.host.open.Load())
 	}
 }
+
+// Who asks for the status gets it as it is, not as it was up to a second ago: sessions
+// that are there, but were never opened, do not add up.
+func TestStatusIsOfNow(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, Config{}, newFakeNet(2, target{}))
+	for f := range uint32(5) {
+		how := r.flow(f)
+		n := uint64(f + 1)
+		s, ok := r.do("status").(*Status)
+		if !ok || s.Opened != n || s.Established != n || s.Closed[how] != n ||
+			s.Delivered+s.DroppedBytes != 3*n || s.Connected[0].Delivered != s.Delivered {
+			t.Fatalf("after %d sessions with 3 bytes each: %+v, of the copier %+v", n, s.Book, s.Connected)
+		}
+	}
+}

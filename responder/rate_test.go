@@ -150,7 +150,7 @@ func TestRatesAreToldByTheCopier(t *testing.T) {
 	}
 	opens(frame.ClosedBoth)
 	opens(frame.ClosedRate)
-	if c := r.server.state().Connected; len(c) != 1 || c[0].RateConnections != 0.001 || c[0].RateBytes != 0 {
+	if c := r.server.state(t.Context()).Connected; len(c) != 1 || c[0].RateConnections != 0.001 || c[0].RateBytes != 0 {
 		t.Errorf("status: %+v", c)
 	}
 	if _, err := r.client.SetRates(t.Context(), tunnel.Rates{Bytes: 0.001}); err != nil {

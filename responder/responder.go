@@ -333,7 +333,7 @@ func (r *server) status(ctx context.Context) {
 		case <-tick.C:
 		case <-r.cfg.Status:
 		}
-		s := r.summary()
+		s := r.current(ctx)
 		r.log.Info("status", s.attrs()...)
 	}
 }

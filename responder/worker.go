@@ -163,6 +163,9 @@ func (w *worker) take(b *batch) {
 	case whatStop:
 		w.cutAll(frame.ClosedPaused)
 		close(b.done)
+	case whatTell:
+		w.tick()
+		close(b.done)
 	}
 	b.release()
 }
