@@ -55,9 +55,14 @@ func checkTun() error {
 }
 
 func explainTun(err error) error {
-	hint := "load the module: modprobe tun; in a container pass the device: --device " + tunPath
-	if errors.Is(err, os.ErrPermission) {
+	var hint string
+	switch {
+	case errors.Is(err, os.ErrPermission):
 		hint = "it may not be opened: run as root, or give read and write access to it"
+	case errors.Is(err, os.ErrNotExist), errors.Is(err, unix.ENODEV), errors.Is(err, unix.ENXIO):
+		hint = "load the module: modprobe tun; in a container pass the device: --device " + tunPath
+	default: // it is there
+		return fmt.Errorf("%s cannot be opened: %w", tunPath, err)
 	}
 	return fmt.Errorf("%w: %s: %w", ErrNoTun, hint, err)
 }
