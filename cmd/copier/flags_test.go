@@ -73,6 +73,7 @@ func TestParseMaps(t *testing.T) {
 		{"unknown local name", []string{"nowhere:80-web:80"}, `local side "nowhere"`},
 		{"name without address", []string{"80-addrless:80"}, "has no address"},
 		{"target is any address", []string{"80-0.0.0.0:80"}, "no address of a host"},
+		{"target is a multicast group", []string{"80-224.0.0.1:80"}, "no address of a host"},
 		{"target is a port only", []string{"80-8080"}, `target "8080"`},
 		{"zone", []string{"[fe80::1%eth0]:80-1.2.3.4:80"}, "zones"},
 		{"twice", []string{"80-1.2.3.4:80,80-1.2.3.5:80"}, "port 80 of any local address is given twice, to 1.2.3.4:80 and to 1.2.3.5:80"},
@@ -134,6 +135,8 @@ func TestParseFlags(t *testing.T) {
 		{name: "server that is called like an invite", args: []string{"-s", "flowtwin1:7443"}, env: env, check: func(o options) bool {
 			return o.config.Server == "flowtwin1:7443"
 		}},
+		{name: "server that is none", args: []string{"-s", "10.1.1.1:0"}, env: env, err: `-s: "10.1.1.1:0" is not host or host:port`},
+		{name: "empty invite file", args: []string{"--invite-file", os.DevNull}, env: env, err: "--invite-file /dev/null: the file is empty"},
 		{name: "interfaces", args: []string{"--interface", "eth0,eth1", "--interface", "lo"}, env: env, check: func(o options) bool {
 			return slices.Equal(o.config.Interfaces, []string{"eth0", "eth1", "lo"})
 		}},

@@ -122,7 +122,7 @@ func resolve(ctx context.Context, server, target end, names resolver) ([]tunnel.
 	if err != nil {
 		return nil, fmt.Errorf("target %q: %w", target.host, err)
 	}
-	if to[0].IsUnspecified() {
+	if to[0].IsUnspecified() || to[0].IsMulticast() {
 		return nil, fmt.Errorf("target %q: is no address of a host", target.host)
 	}
 	m := tunnel.Map{Port: server.port, Target: netip.AddrPortFrom(to[0], target.port)}

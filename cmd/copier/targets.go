@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"flowtwin/copier"
+	"flowtwin/internal/cli"
 	"flowtwin/tunnel"
 )
 
@@ -86,6 +87,9 @@ func (r *raw) invite(t *copier.Target, server, file string, getenv func(string) 
 		text, from = server, "-s"
 		r.openInvite = true
 	} else {
+		if server != "" && !cli.IsHostPort(server) {
+			return fmt.Errorf("-s: %q is not host or host:port", server)
+		}
 		t.Server = server
 	}
 	if file != "" {
@@ -96,7 +100,10 @@ func (r *raw) invite(t *copier.Target, server, file string, getenv func(string) 
 		text, from = string(b), "--invite-file "+file
 	}
 	text = strings.TrimSpace(text)
-	if text == "" {
+	switch {
+	case text == "" && file != "":
+		return fmt.Errorf("%s: the file is empty", from)
+	case text == "":
 		return errors.New("no invite: give the file that the responder wrote with --invite-file, or set " + inviteEnv)
 	}
 	var err error

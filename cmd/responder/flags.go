@@ -234,16 +234,10 @@ const (
 )
 
 func checkAdvertise(s string) error {
-	host, port, err := net.SplitHostPort(s)
-	if err != nil { // no port: a name, or an address
-		host, port = strings.Trim(s, "[]"), "1"
-	}
 	if len(s) > maxAdvertisedLen {
 		return fmt.Errorf("--advertise: %.20q… has %d bytes, at most %d find room", s, len(s), maxAdvertisedLen)
 	}
-	n, err := strconv.ParseUint(port, 10, 16)
-	_, addrErr := netip.ParseAddr(host)
-	if host == "" || err != nil || n == 0 || addrErr != nil && strings.ContainsAny(host, ":/[] ") {
+	if !cli.IsHostPort(s) {
 		return fmt.Errorf("--advertise: %q is not host or host:port", s)
 	}
 	return nil
