@@ -7,6 +7,8 @@ import (
 	"os"
 	"path/filepath"
 
+	"golang.org/x/sys/unix"
+
 	"flowtwin/tunnel"
 )
 
@@ -29,6 +31,21 @@ func writeInvite(file string, i tunnel.Invite) (err error) {
 		return err
 	}
 	return os.Rename(f.Name(), file)
+}
+
+// checkInvite makes sure, as far as can be seen, that the invite can be written.
+func checkInvite(file string) error {
+	if file == "" {
+		return nil
+	}
+	if there, err := os.Stat(file); err == nil && there.IsDir() {
+		return fmt.Errorf("invite file: %s is a directory", file)
+	}
+	dir := filepath.Dir(file)
+	if err := unix.Access(dir, unix.W_OK|unix.X_OK); err != nil {
+		return fmt.Errorf("invite file: directory %s: %w", dir, err)
+	}
+	return nil
 }
 
 // loadIdentity finds key and secret. Where the usual folder cannot be used, and

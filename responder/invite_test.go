@@ -91,6 +91,29 @@ func TestInviteFile(t *testing.T) {
 	}
 }
 
+// What cannot be written is said before the host has a device and a key.
+func TestInviteFileIsTriedAtTheStart(t *testing.T) {
+	dir := t.TempDir()
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	file := filepath.Join(dir, "file")
+	if err := os.WriteFile(file, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range []string{filepath.Join(dir, "none", "invite"), filepath.Join(file, "invite"), dir} {
+		err := Run(ctx, Config{Listen: "127.0.0.1:0", InviteFile: f, StateDir: filepath.Join(dir, "state")})
+		if err == nil || !strings.Contains(err.Error(), "invite file") {
+			t.Errorf("%s: %v", f, err)
+		}
+	}
+	if _, err := os.Stat(filepath.Join(dir, "state")); err == nil {
+		t.Error("a key was made before")
+	}
+	if err := checkInvite(filepath.Join(dir, "invite")); err != nil {
+		t.Error(err)
+	}
+}
+
 // Hours of replaying must not end with a report that cannot be written.
 func TestReportFileIsTriedAtTheStart(t *testing.T) {
 	dir := t.TempDir()

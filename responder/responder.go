@@ -107,6 +107,9 @@ func checkFirst(cfg *Config) error {
 	if err := checkReport(cfg.ReportFile); err != nil {
 		return err
 	}
+	if err := checkInvite(cfg.InviteFile); err != nil {
+		return err
+	}
 	return checkPrivilege()
 }
 
