@@ -17,8 +17,9 @@ import (
 //
 // In a record that is observed the assembler stands where the server's latest ACK
 // does, answerNxt behind the answers captured so far, and fin behind the client's
-// bytes captured so far: ahead of the assembler some are on their way. Without packets of the server, the assembler stands behind
-// the client's bytes, and acked is what these acknowledged.
+// bytes captured so far: where it is ahead of the assembler, some are on their way.
+// Without packets of the server, the assembler stands behind the client's bytes, and
+// acked is what these acknowledged.
 
 // observedShare is the part of the table, 1/2, that observed flows may have; those
 // that begin now go before them in any case.

@@ -31,8 +31,8 @@ import (
 //  5. the lane takes those
 //
 // and when no block is ready, or enough packets have gone that way, turn flushes the
-// lane, reads what came back and does what is due. Nothing on this way allocates, locks, logs or reads a clock
-// per packet.
+// lane, reads what came back and does what is due. Nothing on this way allocates,
+// locks, logs or reads a clock per packet.
 type shard struct {
 	ring  source
 	lane  lane

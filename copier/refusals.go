@@ -20,7 +20,7 @@ func (t *taking) add(o taking) {
 	t.drained = max(t.drained, o.drained)
 }
 
-// refusedBy notes the account of a flow's session.
+// refusedBy notes what the account of a flow's session tells of that.
 func (s *shard) refusedBy(r *record, how frame.CloseHow) {
 	at := r.from
 	if r.state == stateCopying || r.state == stateFinHeld {

@@ -150,8 +150,9 @@ func (s *shard) assemble(slot uint32, r *record, p *capture.Packet, v *packet.Vi
 	return true
 }
 
-// add offers a segment to an assembler of r, its own or its claim's. When the store is full the flow that has
-// waited longest makes room: it is the least likely to get what it waits for.
+// add offers a segment to an assembler of r, its own or its claim's. When the store is
+// full the flow that has waited longest makes room: it is the least likely to get what
+// it waits for.
 func (s *shard) add(slot uint32, r *record, asm *flow.Assembler, p *capture.Packet, seq packet.Seq, seen uint64, payload []byte) ([]byte, flow.Verdict) {
 	m := flow.Meta{Seen: seen, Time: s.clock, Captured: p.Time, Flow: slot}
 	fresh, verdict := asm.Add(s.store, seq, payload, m)

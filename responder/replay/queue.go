@@ -85,9 +85,9 @@ type queue struct {
 	memory     int // of the chunks held
 }
 
-// push copies b to the end. It reports false when the session's limit or the
-// its share of the pool is reached; some of b may be queued then, and the caller gives
-// the session up.
+// push copies b to the end. It reports false when the session's limit, or its share of
+// the pool, is reached; some of b may be queued then, and the caller gives the session
+// up.
 func (q *queue) push(p *pool, limit int, b []byte) bool {
 	for len(b) > 0 {
 		if q.tail == nil || q.tail.w == len(q.tail.buf) {
