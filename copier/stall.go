@@ -79,26 +79,29 @@ func (s *stall) look(sum *report.Summary) time.Duration {
 		return 0
 	}
 	silent := under > 0 && lasts >= silentAfter && now.Sub(s.heardAt) >= silentAfter
-	more := s.sentAt.Sub(s.since) >= stuckAfter/2 && now.Sub(s.sentAt) < stuckAfter
-	if !silent && (lasts < stuckAfter || !more) {
+	sends := s.sentAt.Sub(s.since) >= stuckAfter/2 && now.Sub(s.sentAt) < stuckAfter // more and more
+	if !silent && (lasts < stuckAfter || !sends) {
 		return 0
 	}
 	lasts = lasts.Round(time.Second)
 	if !s.said {
 		s.said = true
-		log := s.log.With("stalled", lasts, "under_way_bytes", under, "responder", sum.Tunnel.Remote)
-		if silent {
-			log.Warn("nothing comes back from the responder: is it running, and does UDP pass both ways?")
-		} else {
-			log = log.With("failed", report.Failures(&failed))
-			if refuses(&failed) {
-				log.Warn("nothing delivered: the responder refuses these connections, look at its log")
-			} else {
-				log.Warn("nothing delivered: look at the target, and at the responder's log")
-			}
-		}
+		s.tell(sum, lasts, silent, &failed)
 	}
 	return lasts
+}
+
+// tell says that a stall has begun, and whose it is.
+func (s *stall) tell(sum *report.Summary, lasts time.Duration, silent bool, failed *[report.NumHows]uint64) {
+	log := s.log.With("stalled", lasts, "under_way_bytes", sum.Ledger.UnderWay(), "responder", sum.Tunnel.Remote)
+	switch {
+	case silent:
+		log.Warn("nothing comes back from the responder: is it running, and does UDP pass both ways?")
+	case refuses(failed):
+		log.Warn("nothing delivered: the responder refuses these connections, look at its log", "failed", report.Failures(failed))
+	default:
+		log.Warn("nothing delivered: look at the target, and at the responder's log", "failed", report.Failures(failed))
+	}
 }
 
 // failed returns how many sessions have ended since the last tidings that tell of no
