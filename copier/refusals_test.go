@@ -1,6 +1,7 @@
 package copier
 
 import (
+	"fmt"
 	"log/slog"
 	"net/netip"
 	"strings"
@@ -75,33 +76,40 @@ func TestResponderThatTakesNothingIsSaidOnce(t *testing.T) {
 // Where no client connects anew, the sessions that open connections go on with tell
 // that the responder takes them again.
 func TestResponderThatTakesOpenConnectionsAgainIsSaid(t *testing.T) {
-	b := newBench(t)
-	b.lane.answers = false
-	var log syncBuffer
-	r := refusals{log: slog.New(slog.NewTextHandler(&log, nil))}
-	c := newConn()
-	b.feed(c.handshake()...)
-	b.does(c, request(1), 10)
-	accept := func() {
-		t.Helper()
-		s := b.lane.sessions[len(b.lane.sessions)-1]
-		b.lane.returns = frame.AppendEstablished(b.lane.returns, s.flow, &frame.Established{})
-		b.feed()
-		r.look(b.taking, "")
-	}
-	accept()
-	b.lane.close(b.session(), frame.ClosedDrain)
-	b.feed()
-	r.look(b.taking, "")
-	b.takeDown()
-	b.lane.up = true
-	b.does(c, request(2), 10)
-	if n := len(b.lane.sessions); n != 2 {
-		t.Fatalf("%d sessions, want a second one", n)
-	}
-	accept()
-	if got := log.String(); strings.Count(got, "shutting down") != 1 || strings.Count(got, "takes connections again") != 1 {
-		t.Errorf("log says\n%s", got)
+	for _, selects := range []bool{false, true} {
+		t.Run(fmt.Sprintf("of selected requests %v", selects), func(t *testing.T) {
+			b := newSifting(t, shop(), false)
+			if !selects {
+				b.sieve = nil
+			}
+			b.lane.answers = false
+			var log syncBuffer
+			r := refusals{log: slog.New(slog.NewTextHandler(&log, nil))}
+			c := newConn()
+			b.feed(c.handshake()...)
+			b.does(c, ask("k"), 10)
+			accept := func() {
+				t.Helper()
+				s := b.lane.sessions[len(b.lane.sessions)-1]
+				b.lane.returns = frame.AppendEstablished(b.lane.returns, s.flow, &frame.Established{})
+				b.feed()
+				r.look(b.taking, "")
+			}
+			accept()
+			b.lane.close(b.session(), frame.ClosedDrain)
+			b.feed()
+			r.look(b.taking, "")
+			b.takeDown()
+			b.lane.up = true
+			b.does(c, ask("k"), 10)
+			if n := len(b.lane.sessions); n != 2 {
+				t.Fatalf("%d sessions, want a second one", n)
+			}
+			accept()
+			if got := log.String(); strings.Count(got, "shutting down") != 1 || strings.Count(got, "takes connections again") != 1 {
+				t.Errorf("log says\n%s", got)
+			}
+		})
 	}
 }
 
