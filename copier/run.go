@@ -248,7 +248,11 @@ func (c *copier) connect(ctx context.Context) error {
 	case refused(err):
 		return err
 	default:
-		c.cfg.Log.Warn("responder cannot be reached, trying on; flows that begin now are not copied", "err", err)
+		meanwhile := "flows that begin now are not copied"
+		if c.cfg.Replay != nil {
+			meanwhile = "the replay waits for it"
+		}
+		c.cfg.Log.Warn("responder cannot be reached, trying on; "+meanwhile, "err", err)
 	}
 	c.cfg.Ready()
 	return c.tunnel.Run(ctx)
