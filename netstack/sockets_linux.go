@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/netip"
 
+	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
 )
@@ -15,16 +16,22 @@ const (
 	otherStates = 0xfff &^ listenState
 )
 
+// A hostSocket is a TCP socket of the host.
+type hostSocket struct {
+	local, peer netip.AddrPort
+	only6       bool // it listens, and was told to take nothing of IPv4
+}
+
 // sockets calls f for each TCP socket of a family that is in one of the states, in
 // the calling thread's network namespace. Only the kernel's tables of those are
 // gone through: that of the listening ones is short where /proc/net/tcp, which
 // has all, takes seconds of CPU.
-func sockets(family uint8, states uint32, f func(local, peer netip.AddrPort)) error {
+func sockets(family uint8, states uint32, f func(hostSocket)) error {
 	req := nl.NewNetlinkRequest(nl.SOCK_DIAG_BY_FAMILY, unix.NLM_F_DUMP)
 	req.AddData(&socketsRequest{family, states})
 	err := req.ExecuteIter(unix.NETLINK_INET_DIAG, nl.SOCK_DIAG_BY_FAMILY, func(msg []byte) bool {
-		if local, peer, ok := parseSocket(msg); ok {
-			f(local, peer)
+		if s, ok := parseSocket(msg); ok {
+			f(s)
 		}
 		return true
 	})
@@ -51,11 +58,11 @@ func (r *socketsRequest) Serialize() []byte {
 	return b
 }
 
-// parseSocket reads the addresses of a struct inet_diag_msg.
-func parseSocket(msg []byte) (local, peer netip.AddrPort, ok bool) {
-	const ports, source, target, end = 4, 8, 24, 40
+// parseSocket reads a struct inet_diag_msg and the attributes behind it.
+func parseSocket(msg []byte) (s hostSocket, ok bool) {
+	const ports, source, target, end = 4, 8, 24, 72
 	if len(msg) < end {
-		return local, peer, false
+		return s, false
 	}
 	size := 4
 	if msg[0] == unix.AF_INET6 {
@@ -63,14 +70,17 @@ func parseSocket(msg []byte) (local, peer netip.AddrPort, ok bool) {
 	}
 	from, _ := netip.AddrFromSlice(msg[source : source+size])
 	to, _ := netip.AddrFromSlice(msg[target : target+size])
-	local = netip.AddrPortFrom(from.Unmap(), binary.BigEndian.Uint16(msg[ports:]))
-	peer = netip.AddrPortFrom(to.Unmap(), binary.BigEndian.Uint16(msg[ports+2:]))
-	return local, peer, true
+	s.local = netip.AddrPortFrom(from.Unmap(), binary.BigEndian.Uint16(msg[ports:]))
+	s.peer = netip.AddrPortFrom(to.Unmap(), binary.BigEndian.Uint16(msg[ports+2:]))
+	attrs, _ := nl.ParseRouteAttr(msg[end:]) // those before damage
+	for _, a := range attrs {
+		s.only6 = s.only6 || a.Attr.Type == netlink.INET_DIAG_SKV6ONLY && len(a.Value) > 0 && a.Value[0] != 0
+	}
+	return s, true
 }
 
 // Listening reports whether a socket of the host, in the calling thread's network
-// namespace, takes connections to target. One for all addresses of IPv6 is taken for
-// one of both families, which it may have been told not to be.
+// namespace, takes connections to target.
 func Listening(target netip.AddrPort) (bool, error) {
 	target = netip.AddrPortFrom(target.Addr().Unmap(), target.Port())
 	families := []uint8{unix.AF_INET6, unix.AF_INET} // a socket of both is listed as IPv6
@@ -79,10 +89,10 @@ func Listening(target netip.AddrPort) (bool, error) {
 	}
 	found := false
 	for _, family := range families {
-		err := sockets(family, listenState, func(local, _ netip.AddrPort) {
-			if local.Port() == target.Port() && (local.Addr() == target.Addr() || local.Addr().IsUnspecified()) {
-				found = true
-			}
+		err := sockets(family, listenState, func(s hostSocket) {
+			local := s.local.Addr()
+			all := local.IsUnspecified() && (target.Addr().Is6() || !s.only6)
+			found = found || s.local.Port() == target.Port() && (local == target.Addr() || all)
 		})
 		if found || err != nil {
 			return found, err

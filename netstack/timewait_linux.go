@@ -1,8 +1,6 @@
 package netstack
 
 import (
-	"net/netip"
-
 	"golang.org/x/sys/unix"
 )
 
@@ -12,8 +10,8 @@ import (
 func occupyOldTuples(a *allocator, original bool) (int, error) {
 	n := 0
 	for _, family := range []uint8{unix.AF_INET, unix.AF_INET6} {
-		err := sockets(family, otherStates, func(_, peer netip.AddrPort) {
-			if a.occupy(peer, original) {
+		err := sockets(family, otherStates, func(s hostSocket) {
+			if a.occupy(s.peer, original) {
 				n++
 			}
 		})

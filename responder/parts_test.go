@@ -141,16 +141,18 @@ func TestProbe(t *testing.T) {
 	}
 }
 
-// A listener of the other family takes nothing of the target.
+// A listener of the other family takes nothing of the target; nginx has one for each.
 func TestProbeKnowsFamilies(t *testing.T) {
-	l, err := net.Listen("tcp4", ":0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() { _ = l.Close() }()
-	port := netip.MustParseAddrPort(l.Addr().String()).Port()
-	if err := probe(t.Context(), netip.AddrPortFrom(netip.IPv6Loopback(), port)); err == nil {
-		t.Error("a socket of IPv4 is found to listen on [::1]")
+	for network, target := range map[string]string{"tcp4": "::1", "tcp6": "127.0.0.1"} {
+		l, err := net.Listen(network, ":0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		port := netip.MustParseAddrPort(l.Addr().String()).Port()
+		if err := probe(t.Context(), netip.AddrPortFrom(netip.MustParseAddr(target), port)); err == nil {
+			t.Errorf("a socket of %s alone is found to listen on %s", network, target)
+		}
+		_ = l.Close()
 	}
 }
 
