@@ -1,7 +1,7 @@
 package responder
 
 import (
-	"errors"
+	"fmt"
 	"sync"
 	"time"
 
@@ -12,7 +12,11 @@ import (
 // than its handshake may take.
 const startWait = 3 * time.Second
 
-var errStops = errors.New("the responder stops")
+// A copier that meets the one comes to the next responder a moment later.
+var (
+	errStops  = fmt.Errorf("%w: the responder stops", tunnel.ErrNotNow)
+	errStarts = fmt.Errorf("%w: the responder is still starting", tunnel.ErrNotNow)
+)
 
 // targetCheck decides about copiers' maps. Copiers that come back to a responder
 // that is just starting wait: a refusal would end them.
@@ -40,7 +44,7 @@ func (c *targetCheck) accept(h tunnel.Hello, rules []Rule) error {
 	case <-c.ended:
 		return errStops
 	case <-timeout.C:
-		return errors.New("the responder is still starting")
+		return errStarts
 	}
 	select {
 	case <-c.ended:

@@ -319,3 +319,42 @@ func TestConnectWaitsForTheOldSession(t *testing.T) {
 		t.Error("connected before the old session was done")
 	}
 }
+
+// A responder that is being restarted says that it stops, and is back a moment later:
+// a copier that takes this for a refusal stays away for half a minute, or ends.
+func TestRunAfterNotNow(t *testing.T) {
+	checkLeaks(t)
+	id := testIdentity(t)
+	asked := make(chan struct{}, 100)
+	var yes atomic.Bool
+	s := listen(t, ServerConfig{Identity: id, Accept: func(Hello) error {
+		asked <- struct{}{}
+		if yes.Load() {
+			return nil
+		}
+		return fmt.Errorf("%w: it stops", ErrNotNow)
+	}})
+	c := newClient(t, ClientConfig{Invite: id.Invite([]string{s.Addr().String()}, time.Time{})})
+	c.slow = time.Hour
+	ctx, cancel := context.WithCancel(t.Context())
+	ran := make(chan error, 1)
+	go func() { ran <- c.Run(ctx) }()
+	for range 2 {
+		select {
+		case <-asked:
+		case err := <-ran:
+			t.Fatalf("run has ended: %v", err)
+		}
+	}
+	yes.Store(true)
+	if _, err := s.Accept(testContext(t)); err != nil {
+		t.Fatal(err)
+	}
+	if last := c.Stats().LastError; !strings.Contains(last, "not now: it stops") {
+		t.Errorf("last error = %q", last)
+	}
+	cancel()
+	if err := <-ran; err != nil {
+		t.Error(err)
+	}
+}

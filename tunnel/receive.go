@@ -214,7 +214,9 @@ func (s *Server) hello(link serverLink, body []byte) (*gathering, error) {
 	if s.cfg.Accept != nil {
 		h := g.hello
 		h.Maps = slices.Clone(h.Maps)
-		if err := s.cfg.Accept(h); err != nil {
+		if err := s.cfg.Accept(h); errors.Is(err, ErrNotNow) {
+			return nil, refuse(codeBusy, "%v", err)
+		} else if err != nil {
 			return nil, refuse(codeRefused, "%v", err)
 		}
 	}

@@ -66,6 +66,10 @@ var (
 	ErrSecret      = errors.New("secret does not match")
 	ErrRefused     = errors.New("refused by the responder")
 	ErrVersion     = errors.New("no common protocol version")
+
+	// ErrNotNow is wrapped by an error of ServerConfig.Accept that another try, soon,
+	// may not meet: the copier comes again as if it had not got through.
+	ErrNotNow = errors.New("not now")
 )
 
 // Errors of a tunnel that is, or was, connected.
