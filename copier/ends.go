@@ -337,3 +337,12 @@ func (s *shard) retire(slot uint32, r *record, why report.Reason) {
 	s.hears(r)
 	s.free(slot, r)
 }
+
+// missed counts the n bytes that were not captured before the client's end or reset.
+// Where the server's window is not known, one that is far ahead says nothing: it may
+// be another connection's, or forged.
+func (s *shard) missed(r *record, n int) {
+	if r.windowed || n <= windowSlack {
+		s.book.Client.Missing += uint64(max(n, 0))
+	}
+}

@@ -287,7 +287,7 @@ func (s *shard) clientEnds(slot uint32, r *record, v *packet.View) {
 	switch d := fin.Diff(r.asm.Next()); {
 	case d < 0 || r.beyond(fin): // of an older connection, or forged
 	case r.state == stateWaiting:
-		s.book.Client.Missing += uint64(max(d-s.discard(r, r.drop), 0))
+		s.missed(r, d-s.discard(r, r.drop))
 		s.leave(slot, r)
 	case d > 0:
 		r.fin = fin
@@ -337,7 +337,7 @@ func (s *shard) resolve(slot uint32, r *record) {
 			gap = r.rst.Diff(r.asm.Next())
 		}
 		if r.state != stateFinSent {
-			s.book.Client.Missing += uint64(gap)
+			s.missed(r, gap)
 		}
 		s.reset(slot, r)
 	case r.guess == guessHole:
