@@ -307,3 +307,41 @@ func TestTurnWaitsForTheWholeOfTheOneBefore(t *testing.T) {
 	r.answer(6)
 	r.want("Sending", "abcde")
 }
+
+// A long request over a slow line takes longer than max-hold to arrive. The target
+// cannot answer before, and a server that meets the client's end right behind it gives
+// the request up; but one that takes nothing more is not waited for.
+func TestMaxHoldBeginsWhenTheRequestHasArrived(t *testing.T) {
+	end := map[string]func(r *rig){
+		"fin":   func(r *rig) { r.s.Fin(r.seen+100, false, r.now) },
+		"reset": func(r *rig) { r.s.Reset(r.seen+100, r.now) },
+		"data":  func(r *rig) { r.turn(100, "!") },
+	}
+	for name, end := range end {
+		for _, stuck := range []bool{false, true} {
+			r := connected(t, Config{})
+			r.turn(0, "a long request")
+			end(r)
+			left := func() bool { return r.conn.closed || r.conn.aborted || len(r.conn.got) > len("a long request") }
+			for range 5 { // 4 s
+				r.pass(800 * time.Millisecond)
+				if left() {
+					t.Fatalf("%s: it left behind a request that was still arriving", name)
+				}
+				r.conn.acked++
+				r.s.News(r.now)
+			}
+			if !stuck {
+				r.ack()
+				r.pass(900 * time.Millisecond)
+				if left() {
+					t.Errorf("%s: it left when the target had just got the request", name)
+				}
+			}
+			r.pass(2300 * time.Millisecond)
+			if !left() {
+				t.Errorf("%s: it is held, and the target (stuck: %v) does nothing", name, stuck)
+			}
+		}
+	}
+}

@@ -56,11 +56,13 @@ type Session struct {
 	heldMax         uint64
 	settled         uint64 // turns released by the settle time
 
-	progress int64 // when bytes last moved, either way
-	abortBy  int64 // the session ends then, 0 never
-	armed    int64 // when its timer is due
-	place    int   // in the shard's timers, notArmed
-	opened   bool  // the listener knows that the connection was established
+	arrived  uint64 // acked when the gate's wait began
+	trickles bool   // that wait began anew, since not all had arrived
+	progress int64  // when bytes last moved, either way
+	abortBy  int64  // the session ends then, 0 never
+	armed    int64  // when its timer is due
+	place    int    // in the shard's timers, notArmed
+	opened   bool   // the listener knows that the connection was established
 
 	copied *copied // nil: the flow's own session
 }
