@@ -75,7 +75,7 @@ func (r *raw) flags() *cli.Flags {
 	r.record.add(fs, &c.HeaderFile)
 
 	fs.Group("Run")
-	fs.DurationVar(&c.Drain, "drain", 5*time.Second, "`TIME` that live connections have after SIGINT or SIGTERM; up to 3 s later what waits for its target even then is cut, and accounted for")
+	fs.DurationVar(&c.Drain, "drain", 5*time.Second, "`TIME` that live connections have after SIGINT, SIGTERM or SIGHUP; up to 3 s later what waits for its target even then is cut, and accounted for")
 	fs.StringVar(&c.Control, "control", "", "listen at the unix socket `PATH` for \"copier ctl\"")
 	fs.StringVar(&c.ReportFile, "report", "", "write the final ledger as JSON to `FILE`")
 	fs.IntVar(&c.Shards, "shards", 0, "`N` capture rings and lanes (default: one for every 4 CPUs, 1 to 4)")
@@ -119,8 +119,8 @@ Examples:
       a recording, ten times as fast
 
 A map without a local address stands for all addresses of this host; one with a
-local address goes before it. kill -USR1 prints the status; SIGINT or SIGTERM ends
-the copy and prints the ledger, a second one ends it at once.
+local address goes before it. kill -USR1 prints the status; SIGINT, SIGTERM or
+SIGHUP ends the copy and prints the ledger, a second one ends it at once.
 ` + (&raw{}).flags().Help()
 }
 

@@ -70,7 +70,7 @@ func (r *raw) flags() *cli.Flags {
 	fs.IntVar(&c.Sessions, "max-sessions", 200_000, "refuse flows beyond `N` sessions")
 
 	fs.Group("Run")
-	fs.DurationVar(&c.Drain, "drain", 5*time.Second, "`TIME` that sessions have after SIGINT or SIGTERM; then they are cut, and copiers have up to 1 s more to take the accounts")
+	fs.DurationVar(&c.Drain, "drain", 5*time.Second, "`TIME` that sessions have after SIGINT, SIGTERM or SIGHUP; then they are cut, and copiers have up to 1 s more to take the accounts")
 	fs.StringVar(&c.Control, "control", "", "listen at the unix socket `PATH` for \"responder ctl\"")
 	fs.StringVar(&c.ReportFile, "report", "", "write the final summary as JSON to `FILE`")
 	fs.IntVar(&c.Shards, "shards", 0, "`N` stacks and TUN queues (default: one for each CPU, at most 4)")
@@ -103,8 +103,8 @@ Examples:
   responder --invite-file invite -d -l /var/log/responder.log -P /run/responder.pid
       in the background
 
-kill -USR1 logs the status; SIGINT or SIGTERM lets the sessions finish and ends it, a
-second one ends it at once.
+kill -USR1 logs the status; SIGINT, SIGTERM or SIGHUP lets the sessions finish and
+ends it, a second one ends it at once.
 ` + (&raw{}).flags().Help()
 }
 

@@ -49,14 +49,18 @@ type nopCloser struct{ io.Writer }
 
 func (nopCloser) Close() error { return nil }
 
-// Signals gives the signals their meaning. SIGINT and SIGTERM end the returned
-// context, which asks for an orderly stop; they have their default effect again
-// from then on, so that a second one ends the process at once. SIGUSR1 arrives on
-// status: print the status now. stop undoes all of it.
+// Signals gives the signals their meaning. SIGINT, SIGTERM and SIGHUP (the terminal is
+// gone) end the returned context, which asks for an orderly stop; they have their
+// default effect again from then on, so that a second one ends the process at once.
+// Where SIGHUP is ignored (nohup) it stays so. SIGUSR1 arrives on status: print the
+// status now. stop undoes all of it.
 func Signals(parent context.Context) (ctx context.Context, status <-chan os.Signal, stop func()) {
 	ctx, cancel := context.WithCancel(parent)
 	end := make(chan os.Signal, 1)
 	signal.Notify(end, syscall.SIGINT, syscall.SIGTERM)
+	if !signal.Ignored(syscall.SIGHUP) {
+		signal.Notify(end, syscall.SIGHUP)
+	}
 	go func() {
 		select {
 		case <-end:

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"os/signal"
 	"path/filepath"
 	"strings"
 	"syscall"
@@ -166,17 +167,36 @@ func TestLogger(t *testing.T) {
 }
 
 func TestSignals(t *testing.T) {
+	for _, sig := range []syscall.Signal{syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP} {
+		ctx, status, stop := Signals(context.Background())
+		raise(t, syscall.SIGUSR1)
+		<-status
+		if ctx.Err() != nil {
+			t.Fatal("SIGUSR1 stopped the command")
+		}
+		raise(t, sig)
+		<-ctx.Done()
+		stop()
+	}
+}
+
+// nohup's commands outlive their terminal.
+func TestSignalsUnderNohup(t *testing.T) {
+	signal.Ignore(syscall.SIGHUP)
+	defer signal.Reset(syscall.SIGHUP)
 	ctx, status, stop := Signals(context.Background())
 	defer stop()
-	if err := syscall.Kill(os.Getpid(), syscall.SIGUSR1); err != nil {
-		t.Fatal(err)
-	}
+	raise(t, syscall.SIGHUP)
+	raise(t, syscall.SIGUSR1)
 	<-status
 	if ctx.Err() != nil {
-		t.Fatal("SIGUSR1 stopped the command")
+		t.Error("SIGHUP stopped a command that ignores it")
 	}
-	if err := syscall.Kill(os.Getpid(), syscall.SIGTERM); err != nil {
+}
+
+func raise(t *testing.T, sig syscall.Signal) {
+	t.Helper()
+	if err := syscall.Kill(os.Getpid(), sig); err != nil {
 		t.Fatal(err)
 	}
-	<-ctx.Done()
 }
