@@ -117,6 +117,28 @@ func TestStopReadsTheRing(t *testing.T) {
 	})
 }
 
+// Half a handshake, from a flood most likely, is nothing that the order kept from the
+// target.
+func TestStopFindsHalfOpenFlows(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t)
+		order, done := r.begin(t)
+		r.fill(0, short(1)[:2]...)
+		<-time.After(time.Millisecond)
+		order()
+		<-time.After(time.Millisecond)
+		r.fill(0, short(2)[:2]...)
+		if err := <-done; err != nil {
+			t.Fatal(err)
+		}
+		r.wantCopied(t, 0)
+		r.wantRefused(t, 1)
+		if n := r.shards[0].ledger().Flows.Refused[report.NeverEstablished]; n != 1 {
+			t.Errorf("%d flows never established, want 1", n)
+		}
+	})
+}
+
 // Nothing to copy: nobody waits.
 func TestStopOfAnIdleRing(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -196,13 +218,8 @@ func TestStopDuringHandshakes(t *testing.T) {
 				if d := time.Since(began); d > handshakeMost+openBlock+2*tick {
 					t.Errorf("ended after %v", d)
 				}
-				if name == "slow" {
-					r.wantCopied(t, 1)
-					r.wantRefused(t, 0)
-				} else {
-					r.wantCopied(t, 0)
-					r.wantRefused(t, 1)
-				}
+				r.wantCopied(t, map[string]int{"slow": 1, "never": 0}[name])
+				r.wantRefused(t, 0)
 			})
 		})
 	}
