@@ -252,7 +252,7 @@ func (c *copier) connect(ctx context.Context) error {
 		if c.cfg.Replay != nil {
 			meanwhile = "the replay waits for it"
 		}
-		c.cfg.Log.Warn("responder cannot be reached, trying on; "+meanwhile, "err", err)
+		c.cfg.Log.Warn("responder cannot be reached, trying on", "meanwhile", meanwhile, "err", err)
 	}
 	c.cfg.Ready()
 	return c.tunnel.Run(ctx)

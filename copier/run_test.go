@@ -109,7 +109,7 @@ func TestConnect(t *testing.T) {
 		r.client.connect = func(context.Context) error { return context.DeadlineExceeded }
 		stop := r.start(t)
 		elapse(time.Minute)
-		if !ready || strings.Count(r.log.String(), "cannot be reached, trying on; flows that begin now are not copied") != 1 {
+		if !ready || strings.Count(r.log.String(), `cannot be reached, trying on" meanwhile="flows that begin now are not copied"`) != 1 {
 			t.Errorf("ready %v, log\n%s", ready, &r.log)
 		}
 		if err := stop(); err != nil {
@@ -122,7 +122,7 @@ func TestConnect(t *testing.T) {
 		r.client.connect = func(context.Context) error { return context.DeadlineExceeded }
 		stop := r.start(t)
 		elapse(time.Minute)
-		if strings.Count(r.log.String(), "cannot be reached, trying on; the replay waits for it") != 1 {
+		if strings.Count(r.log.String(), `cannot be reached, trying on" meanwhile="the replay waits for it"`) != 1 {
 			t.Errorf("log\n%s", &r.log)
 		}
 		if err := stop(); err != nil {
