@@ -124,11 +124,12 @@ type Summary struct {
 	StrayBytes       uint64 `json:"stray_bytes"`
 	StraySegments    uint64 `json:"stray_segments"`
 
-	Sums []string `json:"sums"` // of the final summary: those that do not add up
+	Sums []string `json:"sums"` // of the final summary: those that do not add up; else nil
 }
 
 // check names the sums that do not add up. All sessions must be over.
-func (s *Summary) check() (wrong []string) {
+func (s *Summary) check() []string {
+	wrong := []string{}
 	for _, c := range []struct {
 		what                               string
 		received, delivered, dropped, lost uint64
