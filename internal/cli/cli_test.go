@@ -167,6 +167,7 @@ func TestLogger(t *testing.T) {
 }
 
 func TestSignals(t *testing.T) {
+	heed(syscall.SIGHUP) // the tests may run under nohup
 	for _, sig := range []syscall.Signal{syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP} {
 		ctx, status, stop := Signals(context.Background())
 		raise(t, syscall.SIGUSR1)
@@ -183,7 +184,7 @@ func TestSignals(t *testing.T) {
 // nohup's commands outlive their terminal.
 func TestSignalsUnderNohup(t *testing.T) {
 	signal.Ignore(syscall.SIGHUP)
-	defer signal.Reset(syscall.SIGHUP)
+	defer heed(syscall.SIGHUP)
 	ctx, status, stop := Signals(context.Background())
 	defer stop()
 	raise(t, syscall.SIGHUP)
@@ -192,6 +193,13 @@ func TestSignalsUnderNohup(t *testing.T) {
 	if ctx.Err() != nil {
 		t.Error("SIGHUP stopped a command that ignores it")
 	}
+}
+
+// heed undoes signal.Ignore, which signal.Reset does not.
+func heed(sig os.Signal) {
+	c := make(chan os.Signal, 1)
+	signal.Notify(c, sig)
+	signal.Stop(c)
 }
 
 func raise(t *testing.T, sig syscall.Signal) {
