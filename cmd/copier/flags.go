@@ -120,7 +120,7 @@ Examples:
 
 A map without a local address stands for all addresses of this host; one with a
 local address goes before it. kill -USR1 prints the status; SIGINT, SIGTERM or
-SIGHUP ends the copy and prints the ledger, a second one ends it at once.
+SIGHUP ends the copy and prints the ledger, a second SIGINT or SIGTERM ends it at once.
 ` + (&raw{}).flags().Help()
 }
 

@@ -104,7 +104,7 @@ Examples:
       in the background
 
 kill -USR1 logs the status; SIGINT, SIGTERM or SIGHUP lets the sessions finish and
-ends it, a second one ends it at once.
+ends it, a second SIGINT or SIGTERM ends it at once.
 ` + (&raw{}).flags().Help()
 }
 

@@ -50,20 +50,23 @@ type nopCloser struct{ io.Writer }
 func (nopCloser) Close() error { return nil }
 
 // Signals gives the signals their meaning. SIGINT, SIGTERM and SIGHUP (the terminal is
-// gone) end the returned context, which asks for an orderly stop; they have their
-// default effect again from then on, so that a second one ends the process at once.
-// Where SIGHUP is ignored (nohup) it stays so. SIGUSR1 arrives on status: print the
-// status now. stop undoes all of it.
+// gone) end the returned context, which asks for an orderly stop; the first two have
+// their default effect again from then on, so that another one ends the process at once.
+// SIGHUP has not: a terminal's end sends two, the shell's and the kernel's. Where it is
+// ignored (nohup) it stays so. SIGUSR1 arrives on status: print the status now. stop
+// undoes all of it.
 func Signals(parent context.Context) (ctx context.Context, status <-chan os.Signal, stop func()) {
 	ctx, cancel := context.WithCancel(parent)
 	end := make(chan os.Signal, 1)
 	signal.Notify(end, syscall.SIGINT, syscall.SIGTERM)
+	hup := make(chan os.Signal, 1)
 	if !signal.Ignored(syscall.SIGHUP) {
-		signal.Notify(end, syscall.SIGHUP)
+		signal.Notify(hup, syscall.SIGHUP)
 	}
 	go func() {
 		select {
 		case <-end:
+		case <-hup:
 		case <-ctx.Done():
 		}
 		// The default effect first: whoever sees that we stop may send a second one.
@@ -74,6 +77,7 @@ func Signals(parent context.Context) (ctx context.Context, status <-chan os.Sign
 	signal.Notify(usr1, syscall.SIGUSR1)
 	return ctx, usr1, func() {
 		signal.Stop(usr1)
+		signal.Stop(hup)
 		cancel()
 	}
 }

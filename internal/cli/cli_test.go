@@ -177,6 +177,9 @@ func TestSignals(t *testing.T) {
 		}
 		raise(t, sig)
 		<-ctx.Done()
+		raise(t, syscall.SIGHUP) // a terminal's end sends it twice: the second must not kill
+		raise(t, syscall.SIGUSR1)
+		<-status
 		stop()
 	}
 }
