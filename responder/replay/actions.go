@@ -102,10 +102,8 @@ func (s *Session) ask(now int64) verdict {
 	if t.kind == turnPing && s.fed(t) {
 		return answered
 	}
+	s.extend(now)
 	v := s.gate.ask(t.seen, now, s.gateConfig(t))
-	if v == overdue && s.arriving(now) {
-		return wait
-	}
 	if t.kind == turnFin && s.second && v != wait {
 		return s.yield(v, now)
 	}
@@ -113,24 +111,10 @@ func (s *Session) ask(now int64) verdict {
 		return v
 	}
 	s.reap()
-	if s.acked == s.written || s.gate.since != 0 && now-s.gate.since >= int64(s.shard.cfg.MaxHold)+s.gate.slack && !s.arriving(now) {
+	if s.acked == s.written || s.overdue(now) {
 		return v
 	}
 	return wait
-}
-
-// arriving reports, when max-hold has passed, whether what was written is still on its
-// way: the target has acknowledged some of it meanwhile, and not all, or the rest of it
-// only now. It cannot answer what it has not got, and may take an end for a client that
-// gave up. The wait begins anew.
-func (s *Session) arriving(now int64) bool {
-	s.reap()
-	more := s.acked < s.written
-	if s.acked == s.arrived || !more && !s.trickles {
-		return false
-	}
-	s.gate.since, s.arrived, s.trickles = now, s.acked, more
-	return true
 }
 
 // yield lets the client's FIN, which may leave by verdict v, do so when the target

@@ -172,6 +172,27 @@ func (g *gate) restart(seen uint64) {
 	}
 }
 
+// overdue reports whether the wait that is under way has lasted for max-hold.
+func (s *Session) overdue(now int64) bool {
+	return s.gate.since != 0 && now-s.gate.since >= int64(s.shard.cfg.MaxHold)+s.gate.slack
+}
+
+// extend begins the wait anew, when max-hold has passed, where what was written is still
+// on its way: the target has acknowledged some of it meanwhile, and not all, or the rest
+// of it only now. It cannot answer what it has not got, and may take an end for a client
+// that gave up. The gate must not hear of max-hold then: it learns from it.
+func (s *Session) extend(now int64) {
+	if !s.overdue(now) {
+		return
+	}
+	s.reap()
+	more := s.acked < s.written
+	if s.acked == s.arrived || !more && !s.trickles {
+		return
+	}
+	s.gate.since, s.arrived, s.trickles = now, s.acked, more
+}
+
 // An unheard is what is known of a session whose gate is off only because the target
 // does not answer its turns, or those of most others. It may only have been slow for
 // a while: the gate is on again when it has sent something between each two of many

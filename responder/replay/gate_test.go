@@ -345,3 +345,22 @@ func TestMaxHoldBeginsWhenTheRequestHasArrived(t *testing.T) {
 		}
 	}
 }
+
+// Nor does the gate learn from such a wait what it learns from one in vain: that the
+// target answers before it is asked, after which nothing would be waited for.
+func TestSlowArrivalTeachesNothing(t *testing.T) {
+	r := connected(t, Config{})
+	r.turn(0, "a")
+	r.answer(100)
+	r.ack()
+	r.pass(time.Millisecond)
+	r.turn(50, "a long request")
+	r.turn(10, "b")
+	r.conn.acked++
+	r.pass(DefaultMaxHold + time.Millisecond)
+	r.want("Holding", "aa long request")
+	r.ack()
+	r.answer(60)
+	r.turn(5, "c")
+	r.want("Holding", "aa long requestb")
+}
