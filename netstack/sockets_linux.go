@@ -91,7 +91,8 @@ func Listening(target netip.AddrPort) (bool, error) {
 	for _, family := range families {
 		err := sockets(family, listenState, func(s hostSocket) {
 			local := s.local.Addr()
-			all := local.IsUnspecified() && (target.Addr().Is6() || !s.only6)
+			same := local.Is6() == target.Addr().Is6() // a socket of IPv6 may be on ::ffff:0.0.0.0
+			all := local.IsUnspecified() && (same || local.Is6() && !s.only6)
 			found = found || s.local.Port() == target.Port() && (local == target.Addr() || all)
 		})
 		if found || err != nil {
