@@ -316,10 +316,10 @@ func (s *shard) shun(slot uint32, r *record) {
 func (s *shard) giveUpAll() {
 	for slot, r := range s.table.All() {
 		switch {
-		case r.state == stateSynSeen && r.from >= s.stop.at:
-			s.refuse(slot, r, report.Draining)
-		case r.state == stateSynSeen: // there was time for it
+		case r.state == stateSynSeen && s.hadTime(r):
 			s.refuse(slot, r, report.NeverEstablished)
+		case r.state == stateSynSeen:
+			s.refuse(slot, r, report.Draining)
 		case r.state == stateObserved:
 			s.refuse(slot, r, report.Midstream)
 		case r.state == stateWaiting:

@@ -67,6 +67,13 @@ func (s *shard) patience() time.Duration {
 // stopped reports whether a flow that began at a time is not to be admitted.
 func (s *shard) stopped(began int64) bool { return s.phase != phaseRunning || began >= s.stop.at }
 
+// hadTime reports whether a handshake that is still under way could have been done, so
+// that it is not the order that keeps the connection from the target.
+func (s *shard) hadTime(r *record) bool {
+	waited := s.stop.told && s.worked-s.stop.heard >= int64(handshakeMost)
+	return r.from < s.stop.at && (waited || s.clock-r.last >= int64(handshakeMost))
+}
+
 // drained reports whether nothing is left to wait for.
 func (s *shard) drained() bool {
 	b := &s.book

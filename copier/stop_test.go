@@ -139,6 +139,28 @@ func TestStopFindsHalfOpenFlows(t *testing.T) {
 	})
 }
 
+// A handshake that has begun a moment ago is another thing, where nothing is waited for:
+// its connection may come about online.
+func TestStopAtOnceDuringHandshakes(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t)
+		r.cfg.Drain = time.Millisecond
+		order, done := r.begin(t)
+		r.fill(0, short(1)[:2]...)
+		<-time.After(2 * handshakeMost)
+		r.fill(0, short(2)[:2]...)
+		<-time.After(tick)
+		order()
+		if err := <-done; err != nil {
+			t.Fatal(err)
+		}
+		r.wantRefused(t, 1)
+		if n := r.shards[0].ledger().Flows.Refused[report.NeverEstablished]; n != 1 {
+			t.Errorf("%d flows never established, want 1", n)
+		}
+	})
+}
+
 // Nothing to copy: nobody waits.
 func TestStopOfAnIdleRing(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
