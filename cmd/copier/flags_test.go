@@ -136,7 +136,7 @@ func TestParseFlags(t *testing.T) {
 			return o.config.Server == "flowtwin1:7443"
 		}},
 		{name: "server that is none", args: []string{"-s", "10.1.1.1:0"}, env: env, err: `-s: "10.1.1.1:0" is not host or host:port`},
-		{name: "empty invite file", args: []string{"--invite-file", os.DevNull}, env: env, err: "--invite-file /dev/null: the file is empty"},
+		{name: "empty invite file", args: []string{"--invite-file", os.DevNull}, env: env, err: "--invite-file /dev/null: no invite, the file is empty: copy the one that the responder wrote"},
 		{name: "interfaces", args: []string{"--interface", "eth0,eth1", "--interface", "lo"}, env: env, check: func(o options) bool {
 			return slices.Equal(o.config.Interfaces, []string{"eth0", "eth1", "lo"})
 		}},

@@ -102,7 +102,7 @@ func (r *raw) invite(t *copier.Target, server, file string, getenv func(string) 
 	text = strings.TrimSpace(text)
 	switch {
 	case text == "" && file != "":
-		return fmt.Errorf("%s: the file is empty", from)
+		return fmt.Errorf("%s: no invite, the file is empty: copy the one that the responder wrote", from)
 	case text == "":
 		return errors.New("no invite: give the file that the responder wrote with --invite-file, or set " + inviteEnv)
 	}

@@ -145,7 +145,13 @@ func TestClientsOwnAddresses(t *testing.T) {
 		t.Fatal(err)
 	}
 	fmt.Fprint(left, "GET /left HTTP/1.1\r\nHost: x\r\n\r\n")
-	rig.Until(s.within(), func() bool { _, n := target.book(); return n == 1 })
+	arrived := rig.Until(s.within(), func() bool {
+		came, _ := target.book()
+		return slices.ContainsFunc(came, func(c string) bool { return strings.HasPrefix(c, "/left ") })
+	})
+	if !arrived {
+		t.Fatal("the target has not got what came before the kill")
+	}
 	responder.Kill()
 	if rules := s.Lab.Target.Run(t, "ip", "rule"); !strings.Contains(rules, "proto 74") {
 		t.Errorf("no rule is left by the killed responder, the test has tested nothing: %s", rules)
