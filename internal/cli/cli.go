@@ -54,7 +54,8 @@ func (nopCloser) Close() error { return nil }
 // their default effect again from then on, so that another one ends the process at once.
 // SIGHUP has not: a terminal's end sends two, the shell's and the kernel's. Where it is
 // ignored (nohup) it stays so. SIGUSR1 arrives on status: print the status now. stop
-// undoes all of it.
+// undoes all of it. Once a stop is asked for, a pipe that nobody reads any more kills
+// no longer: what reads the output (tee) gets the terminal's signals, too.
 func Signals(parent context.Context) (ctx context.Context, status <-chan os.Signal, stop func()) {
 	ctx, cancel := context.WithCancel(parent)
 	end := make(chan os.Signal, 1)
@@ -68,6 +69,9 @@ func Signals(parent context.Context) (ctx context.Context, status <-chan os.Sign
 		case <-end:
 		case <-hup:
 		case <-ctx.Done():
+		}
+		if ctx.Err() == nil {
+			signal.Ignore(syscall.SIGPIPE)
 		}
 		// The default effect first: whoever sees that we stop may send a second one.
 		signal.Stop(end)

@@ -28,6 +28,16 @@ func TestMain(m *testing.M) {
 
 // play is a command in the given mode; it returns the exit code.
 func play(mode string) int {
+	if mode == "stop" {
+		ctx, _, stop := Signals(context.Background())
+		defer stop()
+		fmt.Fprintln(os.Stdout, "started")
+		<-ctx.Done()
+		if _, err := fmt.Fprintln(os.Stdout, "the ledger"); err == nil {
+			return 4 // the pipe was still read
+		}
+		return 0
+	}
 	parent, ready, err := Daemonize(os.Getenv("FLOWTWIN_TEST_LOG"))
 	if parent || err != nil {
 		if err != nil {
@@ -195,6 +205,26 @@ func TestSignalsUnderNohup(t *testing.T) {
 	<-status
 	if ctx.Err() != nil {
 		t.Error("SIGHUP stopped a command that ignores it")
+	}
+}
+
+// Ctrl-C, and the end of a terminal, end what reads the output, too, such as tee: the
+// command must come to its end all the same, to write its report.
+func TestStopWithoutAReader(t *testing.T) {
+	cmd := exec.Command(os.Args[0])
+	cmd.Env = append(os.Environ(), daemonEnv+"=stop")
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := out.Read(make([]byte, 1)); err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(out.Close(), cmd.Process.Signal(syscall.SIGTERM), cmd.Wait()); err != nil {
+		t.Error(err)
 	}
 }
 
