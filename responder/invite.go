@@ -42,7 +42,7 @@ func checkInvite(file string) error {
 		return fmt.Errorf("invite file: %s is a directory", file)
 	}
 	dir := filepath.Dir(file)
-	if err := unix.Access(dir, unix.W_OK|unix.X_OK); err != nil {
+	if err := unix.Faccessat(unix.AT_FDCWD, dir, unix.W_OK|unix.X_OK, unix.AT_EACCESS); err != nil {
 		return fmt.Errorf("invite file: directory %s: %w", dir, err)
 	}
 	return nil
