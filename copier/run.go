@@ -296,8 +296,8 @@ func (c *copier) ask(p phase) {
 // drain lets the flows that live finish, as long as that may take.
 func (c *copier) drain(failed context.Context) {
 	c.draining.Store(true)
+	c.stop() // first: who reads the line may count on it
 	c.cfg.Log.Info("stopping: no new flows, waiting for the live ones", "drain", c.cfg.Drain)
-	c.stop()
 	wait, cancel := context.WithTimeout(failed, c.cfg.Drain)
 	defer cancel()
 	for _, s := range c.shards {
