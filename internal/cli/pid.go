@@ -25,7 +25,8 @@ func WritePid(file string) (remove func() error, err error) {
 	if err == nil {
 		_, err = fmt.Fprintf(f, "%d\n", os.Getpid())
 	}
-	if err != nil {
+	if err != nil { // a full disk; a file that says nothing is not left behind
+		err = errors.Join(err, os.Remove(file))
 		f.Close()
 		return nil, fmt.Errorf("pid file: %w", err)
 	}
