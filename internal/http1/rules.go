@@ -178,7 +178,7 @@ func knowsGroups(re *regexp.Regexp, to string) error {
 	names := regexp.MustCompile(`\$\$|\$([\pL\p{Nd}_]+)|\$\{([\pL\p{Nd}_]+)\}`)
 	for _, m := range names.FindAllStringSubmatch(to, -1) {
 		name := m[1] + m[2]
-		if n, err := strconv.Atoi(name); err == nil && n <= re.NumSubexp() {
+		if n, err := strconv.Atoi(name); err == nil && n <= re.NumSubexp() && name == strconv.Itoa(n) {
 			continue
 		}
 		if name != "" && re.SubexpIndex(name) < 0 {

@@ -99,6 +99,7 @@ func TestCompileRefuses(t *testing.T) {
 		{Config{RewritePaths: []string{`/k(\d)=/kk/$1x`}}, "$1x is no group"},
 		{Config{RewritePaths: []string{"/(a)=/$$1/${2}"}}, "${2} is no group"},
 		{Config{RewritePaths: []string{"/(?P<a>x)=/$b"}}, "$b is no group"},
+		{Config{RewritePaths: []string{"/(a)=/$01"}}, "$01 is no group"},
 	} {
 		if _, err := Compile(c.c); err == nil || !strings.Contains(err.Error(), c.want) {
 			t.Errorf("%+v: %v, want something about %q", c.c, err, c.want)
