@@ -47,7 +47,7 @@ type Config struct {
 	InjectLoss  float64 // share of the captured packets that is thrown away, for tests
 
 	Log      *slog.Logger
-	Out      io.Writer         // the final ledger
+	Out      io.Writer         // the final ledger as text; nil: it is a record of Log
 	Progress func(line string) // draws how far a replay is, or nil
 	Status   <-chan os.Signal  // print a status line now
 	Ready    func()            // called when packets are captured and the responder has answered or was found silent
@@ -89,9 +89,6 @@ const (
 func (cfg Config) populate() (Config, error) {
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
-	}
-	if cfg.Out == nil {
-		cfg.Out = io.Discard
 	}
 	if cfg.Ready == nil {
 		cfg.Ready = func() {}

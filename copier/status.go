@@ -133,10 +133,20 @@ func (c *copier) summary() *report.Summary {
 func (c *copier) final() error {
 	c.tellSecrets()
 	sum := c.finalSummary()
-	_, err := c.cfg.Out.Write(sum.AppendText(nil))
+	err := c.cfg.print(sum, func() []byte { return sum.AppendText(nil) })
 	if c.cfg.ReportFile != "" {
 		err = errors.Join(err, sum.WriteFile(c.cfg.ReportFile))
 	}
+	return err
+}
+
+// print prints a ledger where it is wanted.
+func (cfg *Config) print(ledger any, text func() []byte) error {
+	if cfg.Out == nil {
+		cfg.Log.Info("ledger", "ledger", ledger)
+		return nil
+	}
+	_, err := cfg.Out.Write(text())
 	return err
 }
 

@@ -56,7 +56,7 @@ type Config struct {
 	Version    string
 
 	Log    *slog.Logger
-	Out    io.Writer        // the final summary
+	Out    io.Writer        // the final summary as text; nil: it is a record of Log
 	Status <-chan os.Signal // log the status now
 	Ready  func()           // called when copiers can connect
 }
@@ -88,9 +88,6 @@ const (
 func (cfg Config) populate() (Config, error) {
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
-	}
-	if cfg.Out == nil {
-		cfg.Out = io.Discard
 	}
 	if cfg.Ready == nil {
 		cfg.Ready = func() {}

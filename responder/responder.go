@@ -382,7 +382,12 @@ func (r *server) report() error {
 		r.log.Error("the sums do not add up", "sums", s.Sums)
 	}
 	r.log.Info("stopped", "opened", s.Opened, "sums_ok", len(s.Sums) == 0) // the rest is in the summary
-	err := s.write(r.cfg.Out)
+	var err error
+	if r.cfg.Out == nil {
+		r.log.Info("ledger", "ledger", s)
+	} else {
+		err = s.write(r.cfg.Out)
+	}
 	if r.cfg.ReportFile == "" {
 		return err
 	}

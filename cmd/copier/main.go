@@ -81,6 +81,9 @@ func start(opts options, getenv func(string) string, stdout io.Writer, ready fun
 	defer stop()
 	cfg := opts.config
 	cfg.Version, cfg.Log, cfg.Out, cfg.Status = version, log, stdout, status
+	if dry := cfg.Replay != nil && cfg.Replay.DryRun; opts.json && opts.daemon && !dry {
+		cfg.Out = nil // the log is all there is to read, and every line of it JSON
+	}
 	cfg.Ready = func() { ready(nil) }
 	if bar != nil {
 		cfg.Progress = bar.Draw

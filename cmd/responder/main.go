@@ -63,6 +63,9 @@ func start(opts options, stdout io.Writer, ready func(error)) (err error) {
 	defer stop()
 	cfg := opts.config
 	cfg.Version, cfg.Log, cfg.Out, cfg.Status = version, log, stdout, status
+	if opts.json && opts.daemon {
+		cfg.Out = nil // the log is all there is to read, and every line of it JSON
+	}
 	cfg.Ready = func() { ready(nil) }
 	return responder.Run(ctx, cfg)
 }

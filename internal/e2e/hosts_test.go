@@ -3,6 +3,7 @@
 package e2e
 
 import (
+	"encoding/json"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -153,14 +154,15 @@ func TestSessionsEndWhenTheCopierIsKilled(t *testing.T) {
 	s.end(copier, responder)
 }
 
-// As tcpcopy users start it: in the background, with a pid file and a log file.
+// As tcpcopy users start it: in the background, with a pid file and a log file. What
+// reads a log of JSON can read every line of it.
 func TestDaemons(t *testing.T) {
 	t.Parallel()
 	s := newScene(t, testnet.LabConfig{})
 	online, target := s.serve(port, port)
 	file := func(name string) string { return filepath.Join(s.Dir, name) }
 	daemon := func(ns *testnet.NS, name string, argv []string) (pid int) {
-		argv = append(argv, "-d", "-P", file(name+".pid"), "-l", file(name+".log"))
+		argv = append(argv, "-d", "-P", file(name+".pid"), "-l", file(name+".log"), "--json")
 		p := s.keep(rig.Start(ns, name+" (parent)", argv...))
 		if code, err := p.Wait(s.within()); err != nil || code != 0 {
 			t.Fatalf("%s -d exits with %d, %v", name, code, err)
@@ -184,8 +186,27 @@ func TestDaemons(t *testing.T) {
 		}
 	}
 	s.untouched()
-	if log, err := os.ReadFile(file("copier.log")); err != nil || len(log) == 0 {
-		t.Errorf("copier's log file: %d bytes, %v", len(log), err)
+	for _, name := range []string{"copier", "responder"} {
+		log, err := os.ReadFile(file(name + ".log"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		ledgers := 0
+		for line := range strings.Lines(string(log)) {
+			var r struct {
+				Msg    string
+				Ledger map[string]any
+			}
+			if err := json.Unmarshal([]byte(line), &r); err != nil {
+				t.Errorf("%s logged %q: %v", name, line, err)
+			}
+			if r.Msg == "ledger" && len(r.Ledger) > 5 {
+				ledgers++
+			}
+		}
+		if ledgers != 1 {
+			t.Errorf("%s logged %d ledgers:\n%s", name, ledgers, log)
+		}
 	}
 }
 
