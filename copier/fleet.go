@@ -154,7 +154,7 @@ func (f *fleet) final() error {
 	for _, c := range f.copiers {
 		sums = append(sums, c.finalSummary())
 	}
-	err := f.cfg.print(sums, func() []byte { return report.AppendText(nil, sums) })
+	err := f.cfg.publish(sums, func() []byte { return report.AppendText(nil, sums) })
 	if f.cfg.ReportFile != "" {
 		err = errors.Join(err, report.WriteFile(f.cfg.ReportFile, sums))
 	}

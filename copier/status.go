@@ -133,15 +133,15 @@ func (c *copier) summary() *report.Summary {
 func (c *copier) final() error {
 	c.tellSecrets()
 	sum := c.finalSummary()
-	err := c.cfg.print(sum, func() []byte { return sum.AppendText(nil) })
+	err := c.cfg.publish(sum, func() []byte { return sum.AppendText(nil) })
 	if c.cfg.ReportFile != "" {
 		err = errors.Join(err, sum.WriteFile(c.cfg.ReportFile))
 	}
 	return err
 }
 
-// print prints a ledger where it is wanted.
-func (cfg *Config) print(ledger any, text func() []byte) error {
+// publish puts a ledger where it is wanted.
+func (cfg *Config) publish(ledger any, text func() []byte) error {
 	if cfg.Out == nil {
 		cfg.Log.Info("ledger", "ledger", ledger)
 		return nil
