@@ -177,7 +177,7 @@ func (cfg *Config) shardsFor(cpus int) int {
 // largest cost at low rates, a wake-up each time, and the ring's depth in time:
 // each uses up a block of 128 KiB, so a reader may be without CPU for 128 times as
 // long before packets are lost.
-const retire = 3 * time.Millisecond
+const retire = 2 * time.Millisecond
 
 // capture returns the configuration of the rings.
 func (cfg *Config) capture() capture.Config {

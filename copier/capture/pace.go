@@ -39,7 +39,7 @@ func (p *pace) rest(now time.Time, retire time.Duration) time.Duration {
 		return 0
 	}
 	d := min(restPackets*passed/packets, restMost)
-	if d <= retire {
+	if d <= 2*retire { // it would bring one block or two: little, for as much lag again
 		return 0
 	}
 	return d

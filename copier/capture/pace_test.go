@@ -8,7 +8,7 @@ import (
 // A reader rests only where that saves being woken, for no longer than a packet may
 // wait, and never while packets pile up.
 func TestPace(t *testing.T) {
-	const retire = 3 * time.Millisecond
+	const retire = 2 * time.Millisecond
 	for _, tt := range []struct {
 		name            string
 		packets, blocks int
@@ -20,6 +20,7 @@ func TestPace(t *testing.T) {
 		{"few", 6, 1, 10 * time.Millisecond, restMost},
 		{"2,000 a second", 6, 1, 3 * time.Millisecond, restMost},
 		{"4,000 a second", 12, 1, 3 * time.Millisecond, 5 * time.Millisecond},
+		{"6,000 a second", 18, 1, 3 * time.Millisecond, 0},
 		{"10,000 a second", 30, 1, 3 * time.Millisecond, 0},
 		{"millions", 4_000_000_000, 1, time.Second, 0},
 		{"after a rest", 20, 4, 10 * time.Millisecond, restMost},
