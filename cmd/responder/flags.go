@@ -60,7 +60,7 @@ func (r *raw) flags() *cli.Flags {
 
 	fs.Group("When requests leave")
 	fs.StringVar(&r.gate, "gate", "turn", "`turn|off`: a request waits until the target has answered the one before it; or does not")
-	fs.DurationVar(&c.MaxHold, "max-hold", responder.DefaultMaxHold, "`TIME` that a request waits at most")
+	fs.DurationVar(&c.MaxHold, "max-hold", responder.DefaultMaxHold, "`TIME` that a request waits at most; a client's end ten times as long")
 	fs.DurationVar(&c.Settle, "settle", responder.DefaultSettle, "an answer of other length than online is over when the target has been quiet for `TIME`")
 	fs.StringVar(&r.closes, "on-target-close", "reconnect", "`reconnect|end`: when the target closes and its client goes on: from its next request on to another connection; or no further")
 

@@ -114,16 +114,17 @@ func (s *Session) ask(now int64) verdict {
 	if s.acked == s.written || s.overdue(now) {
 		return v
 	}
+	s.again = now + int64(s.shard.cfg.Settle)
 	return wait
 }
 
 // yield lets the client's FIN, which may leave by verdict v, do so when the target
 // has had a while to close first.
 func (s *Session) yield(v verdict, now int64) verdict {
-	if s.yields == 0 {
-		s.yields = now + int64(s.shard.ends.Settle) + s.gate.slack
+	if s.again == 0 {
+		s.again = now + int64(s.shard.ends.Settle) + s.gate.slack
 	}
-	if now < s.yields {
+	if now < s.again {
 		return wait
 	}
 	return v
@@ -131,12 +132,16 @@ func (s *Session) yield(v verdict, now int64) verdict {
 
 // gateConfig returns what the gate goes by for t. An end, or a ping, waits longer for
 // a quiet target than other bytes do: servers give up what they do for a client that
-// is gone, and one that pings too early.
+// is gone, and one that pings too early. An end also waits longer for the answer to
+// begin, unless the target is known to send none in turns.
 func (s *Session) gateConfig(t *turn) *Config {
-	if t.kind > turnData && t.seen != SeenUnknown {
+	switch {
+	case t.kind <= turnData || t.seen == SeenUnknown:
+		return &s.shard.cfg
+	case t.kind >= turnFin && !s.free:
 		return &s.shard.ends
 	}
-	return &s.shard.cfg
+	return &s.shard.quiet
 }
 
 // pass lets t out of the gate.
@@ -355,11 +360,8 @@ func (s *Session) deadline(now int64) int64 {
 	cfg := &s.shard.cfg
 	switch s.state {
 	case holding:
-		if s.turns.at(0).kind == turnReset {
-			return min(s.gate.since+int64(cfg.MaxHold)+s.gate.slack, now+int64(cfg.Settle))
-		}
-		if s.yields > now {
-			return s.yields
+		if s.again > now {
+			return s.again
 		}
 		return s.gate.wake(s.gateConfig(s.turns.at(0)))
 	case targetClosed, lastAck:

@@ -199,7 +199,7 @@ func (s *Session) isBack() bool {
 // redial makes another connection, for the turn that is next.
 func (s *Session) redial() event {
 	c := &s.comeback
-	c.base, c.heard, c.up, s.yields = s.written, s.gate.absorbed, false, 0
+	c.base, c.heard, c.up, s.again = s.written, s.gate.absorbed, false, 0
 	seen := s.gate.seen
 	for i := 0; i < s.turns.len() && s.turns.at(i).start == s.written; i++ {
 		t := s.turns.at(i)

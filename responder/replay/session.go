@@ -46,7 +46,7 @@ type Session struct {
 	lastSeen uint64
 	oneWay   oneWay
 	second   bool  // the client closed behind the online server
-	yields   int64 // until when its FIN leaves the target the first one, 0: it has not come to that
+	again    int64 // when an end is looked at again that the gate lets out but waits for something else, 0: none has
 	marked   bool  // lastSeen is what the client had seen at the end of its bytes so far
 
 	// The account.

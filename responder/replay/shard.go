@@ -100,19 +100,27 @@ func setDefault[T int | time.Duration](p *T, v T) {
 // timers. Times are nanoseconds of a clock of the owner's that never steps.
 type Shard struct {
 	cfg      Config
-	ends     Config // for the client's FIN and reset
+	quiet    Config // where a target that is quiet is waited for longer: pings, and ends without a gate
+	ends     Config // for the client's FIN and reset behind the gate
 	listener Listener
 	pool     pool
 	timers   timers
 	ripe     []*Session // copies that Feed looks at
 }
 
+// endHolds is how many times max-hold a client's end waits for the answer before it. A
+// request that leaves too early arrives pipelined, but an end that does makes servers
+// give up the request, which no client did.
+const endHolds = 10
+
 // NewShard returns a shard whose sessions report to l.
 func NewShard(cfg Config, l Listener) *Shard {
 	cfg = cfg.withDefaults()
-	ends := cfg
-	ends.Settle = max(cfg.Settle, cfg.MaxHold/4)
-	return &Shard{cfg: cfg, ends: ends, listener: l, pool: pool{budget: cfg.ShardBytes}}
+	quiet := cfg
+	quiet.Settle = max(cfg.Settle, cfg.MaxHold/4)
+	ends := quiet
+	ends.MaxHold = endHolds * cfg.MaxHold
+	return &Shard{cfg: cfg, quiet: quiet, ends: ends, listener: l, pool: pool{budget: cfg.ShardBytes}}
 }
 
 // Start begins s on a connection that was just dialled. baseSeen is what the
