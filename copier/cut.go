@@ -7,6 +7,11 @@ import "flowtwin/copier/report"
 // otherwise. Another loop's flows may follow on the same tuples.
 func (s *shard) cutAll() {
 	for slot, r := range s.table.All() {
+		if r.guess == guessHole && r.state.followed() {
+			s.resolve(slot, r) // nothing comes any more; what is behind the hole may go on elsewhere
+		}
+	}
+	for slot, r := range s.table.All() {
 		switch {
 		case r.state == stateFree:
 			continue
@@ -42,7 +47,7 @@ func (s *shard) cutAll() {
 // cut ends one flow that is open.
 func (s *shard) cut(slot uint32, r *record) {
 	gap, waits := r.asm.Gap(s.store)
-	if r.guess == guessReset || r.guess == guessHole || r.guess == guessFin && !waits {
+	if r.guess == guessReset || r.guess == guessFin && !waits {
 		s.resolve(slot, r)
 	}
 	if !r.state.open() {

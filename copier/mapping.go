@@ -89,11 +89,11 @@ func (m *mapping) refresh(addrs []netip.Addr) {
 	m.known.Store(true)
 }
 
-// afar reports whether the server of map i is known to be none of this host's
-// addresses.
+// afar reports whether the packets of the server of map i may have been captured away
+// from it: it is known to be none of this host's addresses, or they are recorded.
 func (m *mapping) afar(i int) bool {
 	addr := m.list.Load().addrs[i]
-	return addr != packet.Addr{} && m.known.Load() && !m.every && !m.isLocal(addr)
+	return m.every || addr != packet.Addr{} && m.known.Load() && !m.isLocal(addr)
 }
 
 // find returns the index of the map for a server's address. The filter lets the

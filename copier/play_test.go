@@ -12,6 +12,7 @@ import (
 	"flowtwin/copier/capture"
 	"flowtwin/copier/offline"
 	"flowtwin/copier/report"
+	"flowtwin/internal/packet"
 	"flowtwin/internal/pcap"
 	"flowtwin/tunnel/frame"
 )
@@ -330,14 +331,18 @@ func TestPlayerCountsPrologues(t *testing.T) {
 		c := newConn()
 		takes := taken(0, c.handshake()...)
 		takes = append(takes, taken(0, c.data(redis("AUTH", "secret")), c.answer(5), c.ack())...)
+		var at time.Duration
 		for i := range requests {
 			ask := c.data(redis("GET", "a"))
 			if i != requests/2 { // one is missing: the rest goes to another session, behind the login
-				takes = append(takes, taken(0, ask)...)
+				takes = append(takes, taken(at, ask, c.answer(5), c.ack())...)
+				continue
 			}
-			takes = append(takes, taken(0, c.answer(5), c.ack())...)
+			takes = append(takes, taken(at, c.out(packet.ACK, c.answered, 0))...)
+			at = time.Second // it has had its time
+			takes = append(takes, taken(at, c.out(packet.ACK, c.answered, 0), c.answer(5), c.ack())...)
 		}
-		takes = append(takes, taken(0, c.fin(), c.serverFin(), c.ack())...)
+		takes = append(takes, taken(at, c.fin(), c.serverFin(), c.ack())...)
 		g := newStage(t, Replay{Pace: PaceTarget}, takes)
 		g.p.lead = lead{segments: 10, bytes: 1 << 20, sessions: 10}
 		g.start()
