@@ -276,14 +276,10 @@ func (s *shard) fault(f packet.Fault) {
 func (s *shard) turn() {
 	s.lane.Flush()
 	s.receive()
-	beat := s.clock
-	if s.player != nil {
-		beat = s.worked
-	}
-	if beat-s.swept < int64(tick) {
+	if !s.ticked() {
 		return
 	}
-	s.swept = beat
+	s.swept = s.beat()
 	if s.sink != nil {
 		s.sink.Flush()
 	}
@@ -291,6 +287,18 @@ func (s *shard) turn() {
 	s.lane.Flush()
 	s.publish()
 }
+
+// beat is what ticks are counted in. A recording is played faster than it was recorded, or
+// stands still for a target: either time has a tick.
+func (s *shard) beat() int64 {
+	if s.player == nil {
+		return s.clock
+	}
+	return s.clock + s.worked
+}
+
+// ticked reports whether it is time to look for what time has run out for.
+func (s *shard) ticked() bool { return s.beat()-s.swept >= int64(tick) }
 
 // publish makes the books visible to others.
 func (s *shard) publish() {

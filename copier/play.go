@@ -260,7 +260,7 @@ func (p *player) Packet(c *capture.Packet) bool {
 		return false
 	}
 	at := p.due()
-	if at > p.now {
+	if at > p.now || p.shard.ticked() { // what time has run out for goes before
 		return false
 	}
 	step := p.step(t)
