@@ -173,7 +173,9 @@ func (s *shard) frames(slot uint32, r *record, c *cut, b []byte, whole bool) (n 
 		part := b[:min(len(b), frame.MaxPayload)]
 		seen := r.since(c.seen.mark)
 		if whole && n == 0 && c.seen.turn() {
-			seen = seenUnknown
+			if !c.seen.counts {
+				seen = seenUnknown
+			}
 			c.seen.turns(s.answeredBy(r))
 		}
 		if !s.lane.Data(slot, seen, c.time, part) {
@@ -184,6 +186,7 @@ func (s *shard) frames(slot uint32, r *record, c *cut, b []byte, whole bool) (n 
 			s.miss(why, b)
 			return n, why
 		}
+		c.seen.counts = false
 		n++
 		r.sent.Add(len(part))
 		s.book.Client.Sent.Add(len(part))
@@ -297,7 +300,7 @@ func (s *shard) finSeen(r *record) uint64 {
 		return r.since(r.seen)
 	}
 	a := &s.sieve.of(r).seen
-	if a.turn() {
+	if a.turn() && !a.counts {
 		return seenUnknown
 	}
 	return r.since(a.mark)

@@ -12,12 +12,14 @@ package copier
 // something the gate is told that a turn begins, not what was seen. Something is what
 // the server had not sent yet when it got the latest turn: what it had sent answers
 // nothing of that turn, nor of what came behind, so that no more needs to be answered
-// for this request than for that turn, and both leave together.
+// for this request than for that turn, and both leave together. What was read before the
+// flow became vague counts: it is told first.
 type answers struct {
 	mark uint64 // what the client had seen, as far as it is accounted for
 
 	kept, left bool // requests that wait for an answer at mark: selected ones, others
 	fresh      bool // the client has read something behind them
+	counts     bool // what it has read last counts, and no frame has told it
 	mixed      bool // something was left out
 	expects    bool // the request at hand waits for an interim answer
 
@@ -40,6 +42,7 @@ func (a *answers) hear(c *cut, seen uint64) (less int64) {
 		if a.vague || a.left {
 			return d
 		}
+		a.counts = true
 		return 0
 	}
 	// In the middle of a request. Either it is an interim answer, or the client goes
@@ -49,6 +52,7 @@ func (a *answers) hear(c *cut, seen uint64) (less int64) {
 	if a.vague || !c.keep || a.mixed && !a.expects {
 		return d
 	}
+	a.counts = true
 	return 0
 }
 

@@ -68,6 +68,30 @@ func TestSelectTurnsThatHaveNoAnswer(t *testing.T) {
 	}
 }
 
+// What was read before a flow became vague is told with the request that makes it vague,
+// not with the rest of its segments: these would wait for answers that have come already.
+func TestSelectBecomesVagueBehindAnAnswer(t *testing.T) {
+	t.Parallel()
+	b := newSifting(t, shop(), false)
+	c := newConn()
+	b.feed(c.handshake()...)
+	b.feed(c.data(ask("k1")+ask("k2")), c.answer(100), c.answer(100))
+	body := post("k3", "0123456789")
+	begin, rest := body[:len(body)-5], body[len(body)-5:]
+	b.feed(c.data(ask("k4")+ask("l1")+begin), c.data(rest), c.answer(100), c.answer(100))
+	b.feed(c.data(ask("l2")+begin), c.data(rest), c.answer(100))
+	b.feed(c.fin(), c.serverFin(), c.ack())
+	const unknown = ^uint64(0)
+	s := b.session()
+	b.wantData(s, ask("k1")+ask("k2")+ask("k4")+body+body)
+	if want := []uint64{0, 200, 200, unknown, 200}; !slices.Equal(s.seens, want) {
+		t.Errorf("seen %d, want %d", s.seens, want)
+	}
+	if s.finSeen != unknown {
+		t.Errorf("FIN after %d answer bytes, want %d", s.finSeen, unknown)
+	}
+}
+
 // Requests that are all selected may be pipelined, and what was seen stays exact.
 func TestSelectAllPipelined(t *testing.T) {
 	t.Parallel()
