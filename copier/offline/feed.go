@@ -130,7 +130,7 @@ func (f *Feed) Stats() Stats {
 func (f *Feed) Run(ctx context.Context) error {
 	defer close(f.full)
 	for n := 0; f.cfg.Loops == Forever || n < f.cfg.Loops; n++ {
-		r := &recording{stdin: f.cfg.Stdin, read: &f.read, later: f.files}
+		r := &recording{read: &f.read, later: f.files}
 		err := f.loop(ctx, r)
 		r.close()
 		switch {
@@ -168,13 +168,39 @@ func (f *Feed) flaws(all []error) error {
 	return errors.Join(damage...)
 }
 
+// A pipe is a standard input. What was read of it is handed over before the next read,
+// which may wait for long: somebody may be recording at the other end.
+type pipe struct {
+	io.Reader
+	handOver func() error
+}
+
+// Read implements io.Reader.
+func (p pipe) Read(b []byte) (int, error) {
+	if err := p.handOver(); err != nil {
+		return 0, err
+	}
+	return p.Reader.Read(b)
+}
+
 // loop hands one pass over the recording over.
 func (f *Feed) loop(ctx context.Context, r *recording) error {
 	b, err := f.block(ctx)
 	if err != nil {
 		return err
 	}
-	for {
+	handOver := func() (err error) {
+		f.full <- b // never waits: there is room for all blocks
+		b, err = f.block(ctx)
+		return err
+	}
+	r.stdin = pipe{f.cfg.Stdin, func() error {
+		if b == nil || len(b.entries) == 0 {
+			return ctx.Err()
+		}
+		return handOver()
+	}}
+	for b != nil {
 		from, err := r.next()
 		if errors.Is(err, io.EOF) {
 			break
@@ -189,8 +215,7 @@ func (f *Feed) loop(ctx context.Context, r *recording) error {
 			continue
 		}
 		if b.full(len(p.data)) {
-			f.full <- b
-			if b, err = f.block(ctx); err != nil {
+			if err := handOver(); err != nil {
 				return err
 			}
 		}
@@ -200,8 +225,11 @@ func (f *Feed) loop(ctx context.Context, r *recording) error {
 			f.tellCut(from)
 		}
 	}
+	if b == nil {
+		return ctx.Err()
+	}
 	b.Last = true
-	f.full <- b // never waits: there is room for all blocks
+	f.full <- b
 	return nil
 }
 

@@ -2,13 +2,16 @@ package offline
 
 import (
 	"bytes"
+	"context"
 	"encoding/binary"
+	"io"
 	"log/slog"
 	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"flowtwin/copier/capture"
 	"flowtwin/internal/flow"
@@ -151,6 +154,43 @@ func TestFeedTellsDirections(t *testing.T) {
 	elsewhere.Dst = other
 	if got, st = fed(t, Config{Matches: []capture.Match{{Addr: server.Addr(), Port: 80}}}, elsewhere); len(got) != 0 || st.Unmapped != 1 {
 		t.Errorf("another server: %v, %+v", got, st)
+	}
+}
+
+// What comes through a pipe, recorded at its other end, is handed over as it comes: the
+// next packet may be long in coming, or never come.
+func TestFeedDoesNotWaitForAPipe(t *testing.T) {
+	in, out := io.Pipe()
+	f, err := Open(Config{Files: []string{Stdin}, Stdin: in, Matches: []capture.Match{{Port: 80}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, stop := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- f.Run(ctx) }()
+	file := pcap.AppendHeader(nil)
+	for range 3 * blocks {
+		ip := toServer("GET").Bytes()
+		if _, err := out.Write(pcap.AppendPacket(file, 1, ip, len(ip))); err != nil {
+			t.Fatal(err)
+		}
+		file = file[:0]
+		select {
+		case b := <-f.Blocks():
+			if b.Left() != 1 || b.Last {
+				t.Fatalf("%d packets, last: %t", b.Left(), b.Last)
+			}
+			f.GiveBack(b)
+		case <-time.After(10 * time.Second):
+			t.Fatal("the packet was not handed over")
+		}
+	}
+	stop()
+	if err := in.CloseWithError(io.EOF); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-done; err != nil {
+		t.Error(err)
 	}
 }
 
