@@ -103,7 +103,7 @@ func (s *Session) ask(now int64) verdict {
 		return answered
 	}
 	s.extend(now)
-	v := s.gate.ask(t.seen, now, s.gateConfig(t))
+	v := s.askGate(t, now)
 	if t.kind == turnFin && s.second && v != wait {
 		return s.yield(v, now)
 	}
@@ -116,32 +116,6 @@ func (s *Session) ask(now int64) verdict {
 	}
 	s.again = now + int64(s.shard.cfg.Settle)
 	return wait
-}
-
-// yield lets the client's FIN, which may leave by verdict v, do so when the target
-// has had a while to close first.
-func (s *Session) yield(v verdict, now int64) verdict {
-	if s.again == 0 {
-		s.again = now + int64(s.shard.ends.Settle) + s.gate.slack
-	}
-	if now < s.again {
-		return wait
-	}
-	return v
-}
-
-// gateConfig returns what the gate goes by for t. An end, or a ping, waits longer for
-// a quiet target than other bytes do: servers give up what they do for a client that
-// is gone, and one that pings too early. An end also waits longer for the answer to
-// begin, unless the target is known to send none in turns.
-func (s *Session) gateConfig(t *turn) *Config {
-	switch {
-	case t.kind <= turnData || t.seen == SeenUnknown:
-		return &s.shard.cfg
-	case t.kind >= turnFin && !s.free:
-		return &s.shard.ends
-	}
-	return &s.shard.quiet
 }
 
 // pass lets t out of the gate.
@@ -363,7 +337,11 @@ func (s *Session) deadline(now int64) int64 {
 		if s.again > now {
 			return s.again
 		}
-		return s.gate.wake(s.gateConfig(s.turns.at(0)))
+		t := s.turns.at(0)
+		if s.trails(t) {
+			return s.gate.doneBy(&s.shard.ends)
+		}
+		return s.gate.wake(s.gateConfig(t))
 	case targetClosed, lastAck:
 		return s.progress + int64(cfg.Linger)
 	case ending:

@@ -51,6 +51,7 @@ type gate struct {
 	differs    bool  // answers are known to be shorter than online
 	misses     uint8 // times that the target was quiet with the debt open
 	surplus    surplus
+	zero       uint64 // seen with absorbed 0, if this connection's answers are as long as online
 	seen       uint64 // of the turn released last
 	mark       uint64 // absorbed bytes that correspond to seen
 	absorbed   uint64 // all answer bytes so far
@@ -160,6 +161,23 @@ func (g *gate) pass(seen uint64, v verdict, now int64, c *Config) {
 	if known {
 		g.seen = max(g.seen, seen)
 	}
+}
+
+// done says whether the client's end may leave where turns left before their answers,
+// since the target is slow: behind all of these, or when no more of them comes.
+func (g *gate) done(seen uint64, now int64, c *Config) verdict {
+	switch {
+	case g.absorbed >= seen-g.zero:
+		return answered
+	case g.since != 0 && now >= g.doneBy(c):
+		return overdue
+	}
+	return wait
+}
+
+// doneBy returns when done may answer otherwise without an answer of the target.
+func (g *gate) doneBy(c *Config) int64 {
+	return max(g.since, g.lastAnswer) + int64(c.MaxHold) + g.slack
 }
 
 // restart begins anew on another connection, with a turn whose client had seen so

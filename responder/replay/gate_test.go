@@ -353,43 +353,6 @@ func TestMaxHoldBeginsWhenTheRequestHasArrived(t *testing.T) {
 	}
 }
 
-// A server gives up what it does for a client that is gone. Where the target takes
-// seconds for what took none online, the client's end must not be there before the answer.
-// It need not wait so long where the target is known not to answer in turns.
-func TestEndWaitsLongerForTheAnswer(t *testing.T) {
-	for name, end := range map[string]func(r *rig){
-		"fin":        func(r *rig) { r.s.Fin(100, false, r.now) },
-		"second fin": func(r *rig) { r.s.Fin(100, true, r.now) },
-		"reset":      func(r *rig) { r.s.Reset(100, r.now) },
-	} {
-		r := connected(t, Config{})
-		left := func() bool { return r.conn.closed || r.conn.aborted }
-		r.turn(0, "request")
-		r.ack()
-		end(r)
-		r.pass(9 * DefaultMaxHold)
-		if left() {
-			t.Errorf("%s: it left before the answer", name)
-		}
-		r.answer(100)
-		r.pass(DefaultMaxHold / 4)
-		if !left() {
-			t.Errorf("%s: it is held behind the answer", name)
-		}
-
-		r = connected(t, Config{})
-		r.s.Ungate()
-		r.turn(0, "event")
-		r.ack()
-		end(r)
-		r.pass(DefaultMaxHold)
-		r.pass(DefaultMaxHold / 4)
-		if !left() {
-			t.Errorf("%s: it waits for a target that does not answer", name)
-		}
-	}
-}
-
 // Nor does the gate learn from such a wait what it learns from one in vain: that the
 // target answers before it is asked, after which nothing would be waited for.
 func TestSlowArrivalTeachesNothing(t *testing.T) {

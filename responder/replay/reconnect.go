@@ -209,6 +209,7 @@ func (s *Session) redial() event {
 		seen = max(seen, t.seen)
 	}
 	s.gate.restart(seen)
+	s.gate.zero = seen - s.gate.absorbed
 	if s.conn = s.shard.listener.Redial(s); s.conn == nil {
 		return evFailed
 	}

@@ -128,7 +128,7 @@ func NewShard(cfg Config, l Listener) *Shard {
 func (sh *Shard) Start(s *Session, conn Conn, baseSeen uint64, now int64) {
 	*s = Session{
 		Owner: s.Owner, shard: sh, conn: conn, copied: s.copied, place: notArmed, lastSeen: baseSeen,
-		gate: gate{off: sh.cfg.GateOff, seen: baseSeen},
+		gate: gate{off: sh.cfg.GateOff, zero: baseSeen, seen: baseSeen},
 	}
 }
 
