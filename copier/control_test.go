@@ -123,6 +123,7 @@ func TestMapsComeAndGo(t *testing.T) {
 		if n := len(r.client.maps); n != 3 {
 			t.Errorf("a map that comes back has another number: the responder knows %d", n)
 		}
+		r.capture(c.answer(5), c.data("five")) // it is found open
 		again := newConn()
 		again.client = netip.MustParseAddrPort("192.0.2.10:1")
 		r.capture(again.handshake()...)
@@ -134,7 +135,7 @@ func TestMapsComeAndGo(t *testing.T) {
 		for _, s := range r.lane.sessions {
 			got = append(got, string(s.data)+" to "+string(rune('0'+s.open.Map)))
 		}
-		if s := strings.Join(got, ", "); s != "one to 0, two to 2, four to 0" {
+		if s := strings.Join(got, ", "); s != "one to 0, two to 2, five to 0, four to 0" {
 			t.Errorf("copied %s", s)
 		}
 		sum := r.summary()

@@ -305,8 +305,13 @@ func (s *shard) loseAll() {
 }
 
 // shun keeps a flow that was given up and settled, to know its packets by, for as
-// long as it lives online.
+// long as it lives online. One whose map was removed is forgotten: the map may be
+// there again, and then it is a connection found open, as all others of it.
 func (s *shard) shun(slot uint32, r *record) {
+	if r.drop == report.MapRemoved {
+		s.free(slot, r)
+		return
+	}
 	r.state = stateShunned
 	s.push(&s.shunned, slot)
 	s.over(slot, r)
