@@ -1,11 +1,15 @@
 package offline
 
 import (
+	"cmp"
 	"container/heap"
 	"errors"
 	"io"
 	"slices"
+	"strings"
 	"sync/atomic"
+
+	"flowtwin/internal/pcap"
 )
 
 // A recording is the packets of several files in the order of time. Files are
@@ -23,6 +27,8 @@ type recording struct {
 type opening struct {
 	name  string
 	first int64 // time of its first packet
+	part  pcap.Part
+	then  []string // files that it goes on in
 }
 
 // survey looks at the beginning of each file.
@@ -39,26 +45,43 @@ func survey(names []string) ([]opening, error) {
 		}
 		err = f.next()
 		f.close()
+		o := opening{name: name}
+		if ng, ok := f.format.(*ngFile); ok {
+			o.part = ng.part
+		}
 		var flaw *FileError
 		switch {
 		case err == nil:
-			out = append(out, opening{name, f.at.time})
+			o.first = f.at.time
 		case errors.Is(err, io.EOF), errors.As(err, &flaw): // said when it is read
-			out = append(out, opening{name: name})
 		default:
 			return nil, err
 		}
+		out = append(out, o)
 	}
-	slices.SortStableFunc(out, func(a, b opening) int {
-		switch {
-		case a.first < b.first:
-			return -1
-		case a.first > b.first:
-			return 1
-		}
-		return 0
-	})
+	out = chained(out)
+	slices.SortStableFunc(out, func(a, b opening) int { return cmp.Compare(a.first, b.first) })
 	return out, nil
+}
+
+// chained puts the files of each recording of the copier's one behind the other. Its
+// shards write in turns: a file may begin with a packet that is older than the last ones
+// of the file before.
+func chained(files []opening) (out []opening) {
+	slices.SortStableFunc(files, func(a, b opening) int {
+		return cmp.Or(strings.Compare(a.part.Recording, b.part.Recording), cmp.Compare(a.part.Number, b.part.Number))
+	})
+	var last pcap.Part
+	for _, o := range files {
+		if last.Recording != "" && o.part.Recording == last.Recording && o.part.Number > last.Number {
+			begin := &out[len(out)-1]
+			begin.then = append(begin.then, o.name)
+		} else {
+			out = append(out, o)
+		}
+		last = o.part
+	}
+	return out
 }
 
 // next returns the next packet, lent until the call after, and the file it is of;
@@ -67,16 +90,18 @@ func survey(names []string) ([]opening, error) {
 func (r *recording) next() (*file, error) {
 	if r.moved {
 		r.moved = false
-		r.advance()
+		if err := r.advance(); err != nil {
+			return nil, err
+		}
 	}
 	for len(r.later) > 0 && (len(r.open) == 0 || r.later[0].first <= r.open[0].at.time) {
 		o := r.later[0]
 		r.later = r.later[1:]
-		f, err := open(o.name, r.stdin, r.read)
+		f, err := r.take(nil, append([]string{o.name}, o.then...))
 		if err != nil {
 			return nil, err
 		}
-		if r.took(f) {
+		if f != nil {
 			heap.Push(&r.open, f)
 		}
 	}
@@ -88,25 +113,41 @@ func (r *recording) next() (*file, error) {
 }
 
 // advance reads the next packet of the file that the last one was of.
-func (r *recording) advance() {
-	if r.took(r.open[0]) {
-		heap.Fix(&r.open, 0)
-		return
+func (r *recording) advance() error {
+	f, err := r.take(r.open[0], r.open[0].then)
+	if f == nil {
+		heap.Pop(&r.open)
+		return err
 	}
-	heap.Pop(&r.open)
+	r.open[0] = f
+	heap.Fix(&r.open, 0)
+	return err
 }
 
-// took reads a file's next packet, or closes it.
-func (r *recording) took(f *file) bool {
-	err := f.next()
-	if err == nil {
-		return true
+// take reads the next packet of f or, where it has no more, of the files that follow it.
+// It returns the file that the packet is of, or nil. Those that are over are closed.
+func (r *recording) take(f *file, then []string) (*file, error) {
+	for {
+		if f != nil {
+			err := f.next()
+			if err == nil {
+				return f, nil
+			}
+			if !errors.Is(err, io.EOF) {
+				r.flaws = append(r.flaws, err)
+			}
+			f.close()
+		}
+		if len(then) == 0 {
+			return nil, nil
+		}
+		var err error
+		if f, err = open(then[0], r.stdin, r.read); err != nil {
+			return nil, err
+		}
+		then = then[1:]
+		f.then = then
 	}
-	if !errors.Is(err, io.EOF) {
-		r.flaws = append(r.flaws, err)
-	}
-	f.close()
-	return false
 }
 
 func (r *recording) close() {

@@ -24,8 +24,9 @@ type file struct {
 	name    string
 	closers []io.Closer
 	format  format
-	number  uint64 // of the packet read last, from 1 on
-	at      record // that packet
+	then    []string // files that it goes on in
+	number  uint64   // of the packet read last, from 1 on
+	at      record   // that packet
 }
 
 // open opens a file, of whatever format and compression. What is read of it, as it

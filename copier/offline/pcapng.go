@@ -6,7 +6,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"iter"
 	"math/bits"
+
+	"flowtwin/internal/pcap"
 )
 
 // Block types of pcapng (draft-ietf-opsawg-pcapng).
@@ -18,6 +21,7 @@ const (
 	blockEnhanced  = 6
 
 	byteOrderMagic = 0x1a2b3c4d
+	optComment     = 1
 	optResolution  = 9
 	optOffset      = 14
 )
@@ -38,7 +42,8 @@ type ngFile struct {
 	br     *bufio.Reader
 	order  binary.ByteOrder
 	ifaces []ngIface
-	last   int64 // time of the last packet that has one
+	last   int64     // time of the last packet that has one
+	part   pcap.Part // which the last section said that it is
 }
 
 func (f *ngFile) next(r *record) error {
@@ -48,10 +53,7 @@ func (f *ngFile) next(r *record) error {
 			return err
 		}
 		switch kind {
-		case blockSection:
-			f.ifaces = f.ifaces[:0]
-			err = f.skip(size)
-		case blockInterface, blockPacket, blockSimple, blockEnhanced:
+		case blockSection, blockInterface, blockPacket, blockSimple, blockEnhanced:
 			var b []byte
 			if size > maxRecord {
 				return fmt.Errorf("damaged: a block claims %d bytes", size)
@@ -63,11 +65,14 @@ func (f *ngFile) next(r *record) error {
 				return err
 			}
 			b = b[:size]
-			if kind == blockInterface {
+			switch kind {
+			case blockSection:
+				f.begin(b)
+			case blockInterface:
 				err = f.describe(b)
-				break
+			default:
+				return f.packet(kind, b, r)
 			}
-			return f.packet(kind, b, r)
 		default: // names, statistics, comments, what others have invented
 			err = f.skip(size)
 		}
@@ -130,24 +135,43 @@ func (f *ngFile) trailer(b []byte, size int) error {
 	return nil
 }
 
+// begin begins a section.
+func (f *ngFile) begin(b []byte) {
+	const head = 16
+	f.ifaces = f.ifaces[:0]
+	for code, value := range f.options(b[min(head, len(b)):]) {
+		if code == optComment {
+			f.part, _ = pcap.ParsePart(string(value))
+		}
+	}
+}
+
+// options iterates over a block's options.
+func (f *ngFile) options(b []byte) iter.Seq2[uint16, []byte] {
+	return func(yield func(uint16, []byte) bool) {
+		for len(b) >= 4 {
+			code, n := f.order.Uint16(b), int(f.order.Uint16(b[2:]))
+			if b = b[4:]; code == 0 || n > len(b) || !yield(code, b[:n]) {
+				return
+			}
+			b = b[min((n+3)&^3, len(b)):]
+		}
+	}
+}
+
 // describe enters an interface.
 func (f *ngFile) describe(b []byte) error {
 	if len(b) < 8 || len(f.ifaces) == maxInterfaces {
 		return errors.New("damaged: an interface's description")
 	}
 	i := ngIface{link: f.order.Uint16(b), snap: f.order.Uint32(b[4:]), units: 1e6}
-	for b = b[8:]; len(b) >= 4; {
-		code, n := f.order.Uint16(b), int(f.order.Uint16(b[2:]))
-		if b = b[4:]; code == 0 || n > len(b) {
-			break
-		}
+	for code, value := range f.options(b[8:]) {
 		switch {
-		case code == optResolution && n == 1:
-			i.units = units(b[0])
-		case code == optOffset && n == 8:
-			i.offset = int64(f.order.Uint64(b))
+		case code == optResolution && len(value) == 1:
+			i.units = units(value[0])
+		case code == optOffset && len(value) == 8:
+			i.offset = int64(f.order.Uint64(value))
 		}
-		b = b[min((n+3)&^3, len(b)):]
 	}
 	if i.units == 0 {
 		return errors.New("damaged: an interface whose times have no unit")

@@ -119,7 +119,7 @@ func TestFormats(t *testing.T) {
 		{"five", 4, 6_000_000_007, 1, 276},
 	}
 	ours := pcap.AppendPacket(pcap.AppendHeader(nil), 7_000_000_009, []byte("raw"), 99)
-	oursNg := pcap.AppendInterface(pcap.AppendInterface(pcap.AppendSection(nil, "flowtwin"), "eth0"), "lo")
+	oursNg := pcap.AppendInterface(pcap.AppendInterface(pcap.AppendSection(nil, "flowtwin", pcap.Part{}), "eth0"), "lo")
 	oursNg = pcap.AppendEnhanced(oursNg, 1, 7_000_000_009, []byte("raw"), 99)
 	for _, tt := range []struct {
 		name string
@@ -292,5 +292,48 @@ func TestFilesInTimeOrder(t *testing.T) {
 	}
 	if len(r.open) != 0 {
 		t.Errorf("%d files stay open", len(r.open))
+	}
+}
+
+// The copier's shards write a recording in turns, so that a file may begin with packets
+// that are older than the last ones of the file before. They are of the same connections:
+// their order is the one in which they were written.
+func TestPartsOfARecordingFollowEachOther(t *testing.T) {
+	dir := t.TempDir()
+	write := func(name string, part pcap.Part, times ...int64) {
+		b := pcap.AppendInterface(pcap.AppendSection(nil, "flowtwin", part), "eth0")
+		for _, at := range times {
+			b = pcap.AppendEnhanced(b, 0, at, []byte("packet"), 6)
+		}
+		if err := os.WriteFile(filepath.Join(dir, name), b, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	part := func(n uint64) pcap.Part { return pcap.Part{Recording: "A", Number: n} }
+	write("c", part(1), 10, 50, 11)
+	write("a", part(3), 30, 60)
+	write("b", part(2))
+	write("d", part(9), 40) // some were removed
+	write("e", pcap.Part{Recording: "B", Number: 2}, 20, 55)
+	write("f", pcap.Part{}, 45)
+	names, err := Expand([]string{filepath.Join(dir, "*")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	later, err := survey(names)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := &recording{later: later, read: new(atomic.Int64)}
+	defer r.close()
+	var got []int64
+	for f, err := r.next(); !errors.Is(err, io.EOF); f, err = r.next() {
+		if err != nil {
+			t.Fatal(err)
+		}
+		got = append(got, f.at.time)
+	}
+	if want := []int64{10, 20, 45, 50, 11, 30, 55, 60, 40}; !cmp.Equal(got, want) {
+		t.Errorf("times %v, want %v", got, want)
 	}
 }

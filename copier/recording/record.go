@@ -5,6 +5,7 @@
 package recording
 
 import (
+	"crypto/rand"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -48,6 +49,8 @@ type Recorder struct {
 	broken chan struct{} // closed when failed
 
 	// Of the goroutine.
+	name   string // of the recording, in its files
+	parts  uint64 // files
 	file   *os.File
 	opened time.Time
 	size   int64
@@ -73,7 +76,7 @@ func Open(cfg Config) (*Recorder, error) {
 	if err := os.MkdirAll(cfg.Dir, 0o700); err != nil {
 		return nil, fmt.Errorf("record: %w", err)
 	}
-	r := &Recorder{cfg: cfg, full: make(chan batch, cfg.Sinks*chunks+1), broken: make(chan struct{})}
+	r := &Recorder{cfg: cfg, name: rand.Text(), full: make(chan batch, cfg.Sinks*chunks+1), broken: make(chan struct{})}
 	if err := r.rotate(time.Now()); err != nil {
 		return nil, err
 	}
@@ -209,11 +212,13 @@ func (r *Recorder) rotate(now time.Time) error {
 	if err != nil {
 		return fmt.Errorf("record: %w", err)
 	}
-	n, err := f.Write(pcap.AppendSection(nil, "flowtwin copier "+r.cfg.Version))
+	part := pcap.Part{Recording: r.name, Number: r.parts + 1}
+	n, err := f.Write(pcap.AppendSection(nil, "flowtwin copier "+r.cfg.Version, part))
 	if err != nil {
 		return errors.Join(fmt.Errorf("record: %w", err), f.Close())
 	}
 	r.file, r.opened, r.size, r.ifaces = f, now, int64(n), make(map[uint32]uint32)
+	r.parts++
 	r.mu.Lock()
 	r.st.Files++
 	r.mu.Unlock()

@@ -99,6 +99,10 @@ func TestFilesAreCompleteAndRotated(t *testing.T) {
 	names, contents := files(t, r.cfg.Dir)
 	var all []string
 	for i, c := range contents {
+		comment, _, _ := bytes.Cut(c[28:], []byte{0}) // the first option of the section
+		if p, ok := pcap.ParsePart(string(comment)); !ok || p.Recording != r.name || p.Number != uint64(i+1) {
+			t.Errorf("%s is %+v of %s", names[i], p, r.name)
+		}
 		if len(c) > 1<<20+1000 {
 			t.Errorf("%s has %d bytes", names[i], len(c))
 		}

@@ -26,7 +26,7 @@ var table = map[string][]string{
 	"tunnel":                     {"internal/packet", "internal/flow", "internal/epoll", "tunnel/frame"},
 	"netstack":                   {"internal/packet"},
 	"copier/capture":             {"internal/packet", "internal/flow", "internal/epoll"},
-	"copier/offline":             {"internal/packet", "internal/flow", "copier/capture"},
+	"copier/offline":             {"internal/packet", "internal/flow", "internal/pcap", "copier/capture"},
 	"copier/recording":           {"internal/packet", "internal/flow", "internal/pcap", "copier/capture"},
 	"copier/report":              {"internal/packet", "internal/flow", "tunnel/frame"},
 	"copier": {

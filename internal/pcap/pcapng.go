@@ -1,6 +1,9 @@
 package pcap
 
-import "encoding/binary"
+import (
+	"encoding/binary"
+	"fmt"
+)
 
 // Block types and options of pcapng (draft-ietf-opsawg-pcapng).
 const (
@@ -8,18 +11,37 @@ const (
 	ngInterface = 1
 	ngEnhanced  = 6
 
+	optComment     = 1
 	optName        = 2
 	optApplication = 4
 	optResolution  = 9
 )
 
+// A Part says which file of a longer recording one is, from 1 on. Packets need not be in
+// the order of time; those behind a part are in the next one. The zero value is none.
+type Part struct {
+	Recording string // a name that no other recording has, without spaces
+	Number    uint64
+}
+
+const partFormat = "recording %s part %d"
+
+// ParsePart reads the comment of a section's header that says it.
+func ParsePart(comment string) (p Part, ok bool) {
+	_, err := fmt.Sscanf(comment, partFormat, &p.Recording, &p.Number)
+	return p, err == nil
+}
+
 // AppendSection appends what a pcapng file begins with; application is the program
 // that writes it.
-func AppendSection(b []byte, application string) []byte {
+func AppendSection(b []byte, application string, part Part) []byte {
 	b, at := begin(b, ngSection)
 	b = binary.LittleEndian.AppendUint32(b, 0x1a2b3c4d)
-	b = append(b, 1, 0, 0, 0)                                // version 1.0
-	b = binary.LittleEndian.AppendUint64(b, ^uint64(0))      // length not known
+	b = append(b, 1, 0, 0, 0)                           // version 1.0
+	b = binary.LittleEndian.AppendUint64(b, ^uint64(0)) // length not known
+	if part != (Part{}) {
+		b = appendOption(b, optComment, fmt.Appendf(nil, partFormat, part.Recording, part.Number))
+	}
 	b = appendOption(b, optApplication, []byte(application)) // as shb_userappl
 	return end(appendOption(b, 0, nil), at)
 }
