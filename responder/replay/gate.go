@@ -163,16 +163,10 @@ func (g *gate) pass(seen uint64, v verdict, now int64, c *Config) {
 	}
 }
 
-// done says whether the client's end may leave where turns left before their answers,
-// since the target is slow: behind all of these, or when no more of them comes.
-func (g *gate) done(seen uint64, now int64, c *Config) verdict {
-	switch {
-	case g.absorbed >= seen-g.zero:
-		return answered
-	case g.since != 0 && now >= g.doneBy(c):
-		return overdue
-	}
-	return wait
+// done reports whether there are as many answers as online to turns that left before
+// them, since the target is slow, or no more of them come.
+func (g *gate) done(seen uint64, now int64, c *Config) bool {
+	return g.absorbed >= seen-g.zero || g.since != 0 && now >= g.doneBy(c)
 }
 
 // doneBy returns when done may answer otherwise without an answer of the target.
