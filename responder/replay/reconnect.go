@@ -80,7 +80,7 @@ type comeback struct {
 
 // mayComeBack reports whether there may be another connection.
 func (s *Session) mayComeBack() bool {
-	return s.shard.cfg.Reconnect && !s.bound && (s.end == endNone || s.end == endFin)
+	return s.shard.cfg.Reconnect && !s.bound && s.end <= endReset
 }
 
 // comesBack reports whether there is something for another connection: the client

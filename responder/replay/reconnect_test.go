@@ -232,6 +232,24 @@ func TestReconnect(t *testing.T) {
 		}, frame.Closed{
 			How: frame.ClosedBoth, DeliveredBytes: 6, DeliveredSegments: 2, AnswerBytes: 20, Turns: 2, Reconnects: 1,
 		}},
+		{"the client's last turn and its reset, which its connection was behind with", 1, func(r *rig) {
+			r.turn(0, "one")
+			r.answer(10)
+			r.ack()
+			r.closes()
+			first := r.conn
+			r.turn(10, "two")
+			r.seen += 10
+			r.s.Reset(r.seen, r.now)
+			r.finishes(first)
+			r.s.News(r.now)
+			r.want("Holding", "two")
+			r.ack()
+			r.answer(10)
+			r.want("Over", "two")
+		}, frame.Closed{
+			How: frame.ClosedClientReset, DeliveredBytes: 6, DeliveredSegments: 2, AnswerBytes: 20, Turns: 2, Reconnects: 1,
+		}},
 		{"the client resets in between", 1, func(r *rig) {
 			r.turn(0, "one")
 			r.answer(10)
