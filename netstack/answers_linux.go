@@ -293,7 +293,7 @@ func (d *device) addrs() (map[netip.Addr]struct{}, error) {
 	if d.netlink == nil {
 		return nil, os.ErrClosed
 	}
-	list, err := d.netlink.AddrList(nil, netlink.FAMILY_ALL)
+	list, err := whole(func() ([]netlink.Addr, error) { return d.netlink.AddrList(nil, netlink.FAMILY_ALL) })
 	if err != nil {
 		return nil, fmt.Errorf("list addresses: %w", err)
 	}

@@ -79,7 +79,7 @@ const (
 // or that overlaps with a route, be it within the pool, equal or around it; default
 // routes and those that are nearly as broad do not count.
 func checkOverlap(prefixes []netip.Prefix) error {
-	addrs, err := netlink.AddrList(nil, netlink.FAMILY_ALL)
+	addrs, err := whole(func() ([]netlink.Addr, error) { return netlink.AddrList(nil, netlink.FAMILY_ALL) })
 	if err != nil {
 		return fmt.Errorf("list addresses: %w", err)
 	}
@@ -91,7 +91,9 @@ func checkOverlap(prefixes []netip.Prefix) error {
 		}
 	}
 	for _, table := range []int{unix.RT_TABLE_MAIN, unix.RT_TABLE_LOCAL} {
-		routes, err := netlink.RouteListFiltered(netlink.FAMILY_ALL, &netlink.Route{Table: table}, netlink.RT_FILTER_TABLE)
+		routes, err := whole(func() ([]netlink.Route, error) {
+			return netlink.RouteListFiltered(netlink.FAMILY_ALL, &netlink.Route{Table: table}, netlink.RT_FILTER_TABLE)
+		})
 		if err != nil {
 			return fmt.Errorf("list routes: %w", err)
 		}
@@ -104,6 +106,21 @@ func checkOverlap(prefixes []netip.Prefix) error {
 		}
 	}
 	return nil
+}
+
+// dumps is how often a list is asked for before it is given up.
+const dumps = 20
+
+// whole returns what list does when nothing has changed meanwhile: where containers
+// come and go, the kernel says of many a list that it may lack something.
+func whole[T any](list func() ([]T, error)) (all []T, err error) {
+	for range dumps {
+		all, err = list()
+		if !errors.Is(err, netlink.ErrDumpInterrupted) {
+			break
+		}
+	}
+	return all, err
 }
 
 // meets reports whether a route to dst stands against a pool's prefix p.

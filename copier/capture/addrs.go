@@ -10,7 +10,7 @@ import (
 
 // addrs returns the addresses of the namespace's interfaces, sorted.
 func (w *watcher) addrs() ([]netip.Addr, error) {
-	list, err := w.handle.AddrList(nil, netlink.FAMILY_ALL)
+	list, err := w.addrList()
 	if err != nil {
 		return nil, fmt.Errorf("capture: list addresses: %w", err)
 	}
@@ -22,6 +22,10 @@ func (w *watcher) addrs() ([]netip.Addr, error) {
 	}
 	slices.SortFunc(addrs, netip.Addr.Compare)
 	return slices.Compact(addrs), nil
+}
+
+func (w *watcher) addrList() ([]netlink.Addr, error) {
+	return whole(func() ([]netlink.Addr, error) { return w.handle.AddrList(nil, netlink.FAMILY_ALL) })
 }
 
 // elsewhere returns those of matches whose server is none of this host's addresses.
@@ -43,7 +47,7 @@ func (s *Set) tellMirror() error {
 	if len(s.cfg.Interfaces) == 0 || !unnamed {
 		return nil
 	}
-	list, err := s.watch.handle.AddrList(nil, netlink.FAMILY_ALL)
+	list, err := s.watch.addrList()
 	if err != nil {
 		return fmt.Errorf("capture: list addresses: %w", err)
 	}

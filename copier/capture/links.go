@@ -111,11 +111,26 @@ func openWatcher() (*watcher, error) {
 }
 
 func (w *watcher) list() ([]netlink.Link, error) {
-	links, err := w.handle.LinkList()
+	links, err := whole(w.handle.LinkList)
 	if err != nil {
 		return nil, fmt.Errorf("capture: list interfaces: %w", err)
 	}
 	return links, nil
+}
+
+// dumps is how often a list is asked for before it is given up.
+const dumps = 20
+
+// whole returns what list does when nothing has changed meanwhile: where containers
+// come and go, the kernel says of many a list that it may lack something.
+func whole[T any](list func() ([]T, error)) (all []T, err error) {
+	for range dumps {
+		all, err = list()
+		if !errors.Is(err, netlink.ErrDumpInterrupted) {
+			break
+		}
+	}
+	return all, err
 }
 
 // wait returns when an interface or address has changed, or with an error when w is closed.

@@ -1,6 +1,7 @@
 package capture
 
 import (
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
@@ -252,4 +253,28 @@ func TestMatchWithoutAddressAtAMirrorPort(t *testing.T) {
 	}
 	openIn(t, server, Config{Matches: []Match{{Port: 80}}, Interfaces: []string{"eth0"}, Log: logged.log()})
 	logged.await(t, warning, 1)
+}
+
+// Where interfaces come and go, many a list is said to lack something.
+func TestListIsAskedForAgain(t *testing.T) {
+	asked := 0
+	list := func(interrupted int) func() ([]int, error) {
+		asked = 0
+		return func() ([]int, error) {
+			if asked++; asked <= interrupted {
+				return []int{asked}, fmt.Errorf("list: %w", netlink.ErrDumpInterrupted)
+			}
+			return []int{asked, asked}, nil
+		}
+	}
+	if got, err := whole(list(2)); err != nil || !slices.Equal(got, []int{3, 3}) {
+		t.Errorf("a list interrupted twice is %v, %v", got, err)
+	}
+	if _, err := whole(list(dumps)); !errors.Is(err, netlink.ErrDumpInterrupted) || asked != dumps {
+		t.Errorf("asked %d times: %v", asked, err)
+	}
+	other := errors.New("no more")
+	if _, err := whole(func() ([]int, error) { asked++; return nil, other }); !errors.Is(err, other) || asked != dumps+1 {
+		t.Errorf("asked %d times: %v", asked-dumps, err)
+	}
 }
