@@ -1,6 +1,8 @@
 package copier
 
 import (
+	"time"
+
 	"flowtwin/copier/report"
 	"flowtwin/internal/packet"
 	"flowtwin/tunnel/frame"
@@ -116,8 +118,8 @@ func (s *shard) compare(r *record) {
 // one of which requests were left out and whose answers cannot be told apart; a session
 // that began in the middle of a connection whose protocol is not known, so that the
 // target may not have understood it; one that was given up with bytes missing; one
-// without an answer that its client or we have cut: the target may have been about to
-// answer. Copies beyond the first have no accounts of their own.
+// without an answer that its client or we have cut soon: the target may have been about
+// to answer. Copies beyond the first have no accounts of their own.
 func (s *shard) hears(r *record) {
 	switch r.drop {
 	case report.None, report.Idle, report.Replaced, report.Draining, report.MapRemoved:
@@ -241,6 +243,10 @@ func abortReason(r report.Reason) frame.AbortReason {
 	}
 }
 
+// answerTime is how long after a connection's last packet a target that hangs and one
+// that is slow are told from each other.
+const answerTime = 4 * time.Second
+
 // settle enters a session's account. Where the flow still lives nothing more can
 // be copied of it: the session is over.
 func (s *shard) settle(slot uint32, r *record, c *frame.Closed) {
@@ -249,7 +255,7 @@ func (s *shard) settle(slot uint32, r *record, c *frame.Closed) {
 	s.payOff(r)
 	r.absorbed = c.AnswerBytes
 	r.met = c.How == frame.ClosedBoth || c.How == frame.ClosedTargetFirst
-	r.ran = c.DeliveredBytes > 0 && (c.AnswerBytes > 0 || report.EndedThere(c.How))
+	r.ran = c.DeliveredBytes > 0 && (c.AnswerBytes > 0 || report.EndedThere(c.How) || s.clock-r.last >= int64(answerTime))
 	switch r.state {
 	case stateCopying, stateFinHeld:
 		// A responder that stops ends its sessions in order; another will be there.

@@ -62,7 +62,7 @@ func (c *copier) report(ctx context.Context) {
 			c.maps.refresh(c.set.Addrs())
 			c.tellSecrets()
 			sum := c.summary() // says when nothing is delivered, or taken
-			c.unanswered.look(&sum.Ledger.Answers, sum.Ended)
+			c.unanswered.look(&sum.Ledger, sum.Ended)
 			c.narrow(ctx)
 			continue
 		case <-bar:

@@ -38,6 +38,18 @@ func TestUnanswered(t *testing.T) {
 		{"closed", ask, closes, frame.ClosedTargetFirst, 0, no},
 		{"closed behind the client", ask, closes, frame.ClosedBoth, 0, no},
 		{"silent", ask, closes, frame.ClosedTimeout, 0, no},
+		{"cut when it had had its time", ask, func(b *bench, c *conn) {
+			closes(b, c)
+			b.wait(answerTime)
+		}, frame.ClosedAborted, 0, no},
+		{"cut a little earlier", ask, func(b *bench, c *conn) {
+			closes(b, c)
+			b.wait(answerTime - 2*time.Second)
+		}, frame.ClosedAborted, 0, neither},
+		{"its client reset first, and that waited long", ask, func(b *bench, c *conn) {
+			b.feed(c.in(packet.RST|packet.ACK, c.sent, ""))
+			b.wait(answerTime)
+		}, frame.ClosedClientReset, 0, no},
 		{"answered", ask, closes, frame.ClosedBoth, 100, yes},
 		{"one byte, and reset", ask, closes, frame.ClosedTargetReset, 1, yes},
 		{"cut by us", ask, closes, frame.ClosedBacklog, 0, neither},
@@ -192,9 +204,10 @@ func TestUnansweredWarning(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			var log syncBuffer
 			u := unanswered{log: slog.New(slog.NewTextHandler(&log, nil))}
-			var a report.Answers
+			var l report.Ledger
+			a := &l.Answers
 			for i := range tt.seconds {
-				u.look(&a, time.Unix(1e9+int64(i), 0))
+				u.look(&l, time.Unix(1e9+int64(i), 0))
 				if i < tt.busy {
 					a.Answered += tt.answered
 					a.Unanswered += tt.deaf
@@ -206,3 +219,43 @@ func TestUnansweredWarning(t *testing.T) {
 		})
 	}
 }
+
+// A target that hangs keeps its connections: the word comes before they end.
+func TestHangingTargetWarning(t *testing.T) {
+	tests := []struct {
+		name                      string
+		seconds                   int
+		online, delivered, target func(second int) uint64
+		warnings                  int
+	}{
+		{"answers", 100, each, each, each, 0},
+		{"hangs", 69, each, each, never, 1},
+		{"hangs for long", 80, each, each, never, 2},
+		{"answers now and then", 100, each, each, func(i int) uint64 { return uint64(i / 9) }, 0},
+		{"hangs after a while", 60, each, each, func(i int) uint64 { return uint64(min(i, 40)) }, 1},
+		{"the online server answers nothing, either", 100, never, each, never, 0},
+		{"answers, but its headers are dropped", 100, each, each, never, 0},
+		{"takes nothing", 100, each, never, never, 0},
+		{"is asked once after a pause", 100, func(i int) uint64 { return uint64(i / 95) }, func(i int) uint64 { return uint64(i / 95) }, never, 0},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			var log syncBuffer
+			u := unanswered{log: slog.New(slog.NewTextHandler(&log, nil))}
+			var l report.Ledger
+			for i := range tt.seconds {
+				u.look(&l, time.Unix(1e9+int64(i), 0))
+				if tt.name == "answers, but its headers are dropped" {
+					l.Answers.HeadersDropped++
+				}
+				l.Answers.Online.Bytes, l.Sent.Arrived, l.Answers.Target.Bytes = tt.online(i), tt.delivered(i), tt.target(i)
+			}
+			if got := strings.Count(log.String(), "level=WARN"); got != tt.warnings {
+				t.Errorf("%d warnings, want %d:\n%s", got, tt.warnings, log.String())
+			}
+		})
+	}
+}
+
+func each(second int) uint64 { return uint64(second) }
+func never(int) uint64       { return 0 }

@@ -2,8 +2,6 @@ package report
 
 import (
 	"fmt"
-
-	"flowtwin/tunnel/frame"
 )
 
 // Check returns each sum that does not add up, in words; nothing when the books
@@ -68,13 +66,6 @@ func (l *Ledger) checkAnswers() (wrong []string) {
 	a, c := &l.Answers, &l.Sessions.Closed
 	most("connections compared by length", a.Same+a.Different, total(c[:]))
 	most("connections answered online, and at the target or not", a.Answered+a.Unanswered, total(c[:]))
-	var there uint64
-	for h := range frame.CloseHow(NumHows) {
-		if EndedThere(h) {
-			there += c[h]
-		}
-	}
-	most("connections that the target ended without an answer", a.Unanswered, there)
 	return wrong
 }
 

@@ -149,7 +149,7 @@ type Answers struct {
 	Same           uint64 // connections closed by both sides online whose answers were as long there as from the target
 	Different      uint64 // or not
 	Answered       uint64 // connections that were answered online and reached the target, and got any byte from it
-	Unanswered     uint64 // or none at all until the target had ended them
+	Unanswered     uint64 // or none at all until the target had ended them, or it had had 4 s
 	Turns          uint64
 	HeldMax        uint64 // turns released by --max-hold
 	HeadersDropped uint64 // by responder, when the way back was full
