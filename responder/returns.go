@@ -1,6 +1,10 @@
 package responder
 
-import "flowtwin/tunnel/frame"
+import (
+	"time"
+
+	"flowtwin/tunnel/frame"
+)
 
 // flush gives the lanes what a round has gathered for them: headers first, so that
 // the account of a session comes behind all of its headers.
@@ -64,6 +68,54 @@ func (w *worker) settle(st *strand) {
 		delete(w.strands, st)
 		st.lane.strandEnded()
 	}
+}
+
+// movedEvery is how often a lane is told what has moved, at most. A copier that replays a
+// recording may wait for it with nothing under way: then nothing else happens here, and
+// what is worth it is told by a timer. It is far less than such a copier is ahead.
+const (
+	movedEvery    = 20 * time.Millisecond
+	worthSegments = 32
+	worthBytes    = 32 << 10
+)
+
+// moved notes that so much more of a session's data is done with.
+func (w *worker) moved(s *session, m frame.Moved) {
+	st := s.strand
+	s.moved.Segments += m.Segments
+	s.moved.Bytes += m.Bytes
+	st.news.Segments += m.Segments
+	st.news.Bytes += m.Bytes
+	w.look(st)
+}
+
+// look has the lane told of its news: now, or when it is time.
+func (w *worker) look(st *strand) {
+	switch at := st.told + int64(movedEvery); {
+	case w.now >= at:
+		w.touch(st)
+	case st.news.Segments >= worthSegments || st.news.Bytes >= worthBytes:
+		w.tellAt = sooner(w.tellAt, at)
+	}
+}
+
+// remind looks after the strands that had to wait.
+func (w *worker) remind() {
+	if w.tellAt == 0 || w.now < w.tellAt {
+		return
+	}
+	w.tellAt = 0
+	for st := range w.strands {
+		w.look(st)
+	}
+}
+
+// sooner returns the earlier of two times, of which 0 is none.
+func sooner(a, b int64) int64 {
+	if a == 0 || b != 0 && b < a {
+		return b
+	}
+	return a
 }
 
 // tell tells the lane what has moved; what it does not take is told later.

@@ -34,6 +34,7 @@ type worker struct {
 	wall    int64 // what to add to now to have the wall clock
 	ready   []*session
 	touched []*strand
+	tellAt  int64                // when a strand may have to be told what has moved, 0 none
 	strands map[*strand]struct{} // of the lanes that are connected
 	drained bool                 // no session begins any more
 	book    Book
@@ -81,7 +82,7 @@ func (w *worker) run(stop <-chan struct{}) {
 			return
 		}
 		w.round()
-		if next := w.replay.NextTimer(); next != 0 && (armed == 0 || next < armed) {
+		if next := sooner(w.replay.NextTimer(), w.tellAt); next != 0 && (armed == 0 || next < armed) {
 			timer.Reset(time.Duration(max(next-w.now, int64(100*time.Microsecond))))
 			armed = next
 		}
@@ -107,6 +108,7 @@ more:
 	clear(w.ready)
 	w.replay.Expire(w.now)
 	w.replay.Feed(w.now)
+	w.remind()
 	w.flush()
 }
 
@@ -343,21 +345,6 @@ func (w *worker) Moved(rs *replay.Session, delivered, absorbed uint64) {
 	s.strand.moved.absorbed += absorbed
 	if delivered > 0 {
 		w.moved(s, frame.Moved{Bytes: delivered})
-	}
-}
-
-// movedEvery is how often a lane is told what has moved.
-const movedEvery = 20 * time.Millisecond
-
-// moved notes that so much more of a session's data is done with.
-func (w *worker) moved(s *session, m frame.Moved) {
-	st := s.strand
-	s.moved.Segments += m.Segments
-	s.moved.Bytes += m.Bytes
-	st.news.Segments += m.Segments
-	st.news.Bytes += m.Bytes
-	if w.now-st.told >= int64(movedEvery) {
-		w.touch(st)
 	}
 }
 

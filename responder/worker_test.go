@@ -69,6 +69,55 @@ func TestWorkerKeepsTheTimeOfSessions(t *testing.T) {
 	})
 }
 
+// A copier that replays a recording may wait for room until it is told that what it has
+// sent is done with. It must not wait for the next tick when nothing else happens here;
+// one that copies live does not wait, and a word about each request would cost it a wake-up.
+func TestLaneIsToldWhatHasMoved(t *testing.T) {
+	for name, tt := range map[string]struct {
+		more, atOnce, later uint64
+	}{"much": {worthSegments, 1, 1 + worthSegments}, "little": {worthSegments / 2, 1, 1}} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				b := newBench(t, replay.Config{}, target{})
+				defer close(b.stop)
+				s := &session{strand: b.lane.strands[0], flow: 1, lease: netstack.Lease{Client: client(1)}}
+				open := b.host.newBatch(s.strand)
+				open.add(frame.TypeOpen, s, nil)
+				b.worker.batches <- open
+				told := func() (n uint64) {
+					synctest.Wait()
+					for rest := b.io.returned; len(rest) > 0; {
+						kind, _, body, behind, err := frame.Next(rest)
+						if err != nil {
+							t.Fatal(err)
+						}
+						if rest = behind; kind == frame.TypeMoved {
+							m, _ := frame.ParseMoved(body)
+							n += m.Segments
+						}
+					}
+					return n
+				}
+				b.send(s, 0, "a")
+				if got := told(); got != tt.atOnce {
+					t.Errorf("told of %d segments at first, want %d", got, tt.atOnce)
+				}
+				for range tt.more {
+					b.send(s, 0, "a")
+				}
+				if got := told(); got != tt.atOnce {
+					t.Errorf("told of %d segments before it is time, want %d", got, tt.atOnce)
+				}
+				b.worker.batches <- b.host.newBatch(s.strand) // it may write again what was read here
+				<-time.After(movedEvery)
+				if got := told(); got != tt.later {
+					t.Errorf("told of %d segments when it is time, want %d", got, tt.later)
+				}
+			})
+		})
+	}
+}
+
 // An Open whose batch waited behind the end of the drain must not begin a session
 // that nobody ends.
 func TestOpenBehindTheDrain(t *testing.T) {
