@@ -27,12 +27,18 @@ type file struct {
 	then    []string // files that it goes on in
 	number  uint64   // of the packet read last, from 1 on
 	at      record   // that packet
+
+	// How far it is read.
+	input, plain counter       // what was read, as it lies on the disk and without compression
+	inBuf, buf   *bufio.Reader // of them; the same without compression
+	counted      int64
+	read         *atomic.Int64
 }
 
-// open opens a file, of whatever format and compression. What is read of it, as it
-// lies on the disk, is added to read.
+// open opens a file, of whatever format and compression. How many bytes of it, as it
+// lies on the disk, are behind the packets that were read is added to read.
 func open(name string, stdin io.Reader, read *atomic.Int64) (*file, error) {
-	f := &file{name: name}
+	f := &file{name: name, read: read}
 	raw := stdin
 	if name == Stdin {
 		f.name = "standard input"
@@ -44,7 +50,7 @@ func open(name string, stdin io.Reader, read *atomic.Int64) (*file, error) {
 		f.closers = append(f.closers, h)
 		raw = h
 	}
-	if err := f.start(counter{raw, read}); err != nil {
+	if err := f.start(raw); err != nil {
 		f.close()
 		return nil, fmt.Errorf("%s: %w", f.name, err)
 	}
@@ -52,7 +58,9 @@ func open(name string, stdin io.Reader, read *atomic.Int64) (*file, error) {
 }
 
 func (f *file) start(raw io.Reader) error {
-	br := bufio.NewReaderSize(raw, readBuffer)
+	f.input.r = raw
+	br := bufio.NewReaderSize(&f.input, readBuffer)
+	f.inBuf, f.buf = br, br
 	magic, err := br.Peek(4)
 	if err != nil {
 		return errFormat
@@ -72,7 +80,9 @@ func (f *file) start(raw io.Reader) error {
 		plain = z
 	}
 	if plain != nil {
-		br = bufio.NewReaderSize(plain, readBuffer)
+		f.plain.r = plain
+		br = bufio.NewReaderSize(&f.plain, readBuffer)
+		f.buf = br
 		if magic, err = br.Peek(4); err != nil {
 			return fmt.Errorf("%w inside of the compression: %w", errFormat, err)
 		}
@@ -94,8 +104,10 @@ func (f *file) next() error {
 	err := f.format.next(&f.at)
 	if err == nil {
 		f.number++
+		f.count(f.passed())
 		return nil
 	}
+	f.count(f.input.n)
 	if errors.Is(err, io.EOF) {
 		return io.EOF
 	}
@@ -111,14 +123,33 @@ func (f *file) close() {
 	}
 }
 
-// counter counts what is read through it.
-type counter struct {
-	r    io.Reader
-	read *atomic.Int64
+// passed returns how much of the file is behind the packets that were read: buffers hold a
+// part of what was read, and all of a short recording. What a buffer of unpacked bytes
+// holds is a part of the file's in the same measure.
+func (f *file) passed() int64 {
+	n := f.input.n - int64(f.inBuf.Buffered())
+	if f.buf != f.inBuf {
+		n = int64(float64(n) * (1 - float64(f.buf.Buffered())/float64(f.plain.n)))
+	}
+	return n
 }
 
-func (c counter) Read(b []byte) (int, error) {
+// count adds to read what is missing of n.
+func (f *file) count(n int64) {
+	if n > f.counted {
+		f.read.Add(n - f.counted)
+		f.counted = n
+	}
+}
+
+// counter counts what is read through it.
+type counter struct {
+	r io.Reader
+	n int64
+}
+
+func (c *counter) Read(b []byte) (int, error) {
 	n, err := c.r.Read(b)
-	c.read.Add(int64(n))
+	c.n += int64(n)
 	return n, err
 }

@@ -337,3 +337,39 @@ func TestPartsOfARecordingFollowEachOther(t *testing.T) {
 		t.Errorf("times %v, want %v", got, want)
 	}
 }
+
+// Buffers hold all of a short recording at once: what is in them is not yet read.
+func TestReadIsWhatIsBehind(t *testing.T) {
+	const packets = 1000
+	plain := pcap.AppendHeader(nil)
+	for i := range packets {
+		plain = pcap.AppendPacket(plain, int64(i), fmt.Appendf(nil, "%0100d", i*i), 100)
+	}
+	var zipped bytes.Buffer
+	z := gzip.NewWriter(&zipped)
+	if _, err := z.Write(plain); err != nil {
+		t.Fatal(err)
+	}
+	if err := z.Close(); err != nil {
+		t.Fatal(err)
+	}
+	for name, b := range map[string][]byte{"plain": plain, "gzip": zipped.Bytes()} {
+		var n atomic.Int64
+		f, err := open(Stdin, bytes.NewReader(b), &n)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for i := range packets {
+			if err := f.next(); err != nil {
+				t.Fatal(err)
+			}
+			if part := float64(n.Load()) / float64(len(b)); i == packets/4 && (part < 0.2 || part > 0.3) {
+				t.Errorf("%s: %.2f of the file is read after a quarter of its packets", name, part)
+			}
+		}
+		if err := f.next(); !errors.Is(err, io.EOF) || n.Load() != int64(len(b)) {
+			t.Errorf("%s: %v, %d of %d bytes", name, err, n.Load(), len(b))
+		}
+		f.close()
+	}
+}

@@ -30,19 +30,24 @@ func (r *Recording) left() uint64 {
 	return r.NotIP + r.NotTCP + r.Unmapped + r.Filtered + r.Outside + r.Unplayed
 }
 
-// Part returns how much of the files has been read, from 0 to 1; !ok: nobody knows.
-func (r *Recording) Part() (part float64, ok bool) {
+// part returns how much of the files has been played, from 0 to 1; !ok: nobody knows. What
+// is read ahead may be all of a recording of hours.
+func (r *Recording) part(l *Ledger) (part float64, ok bool) {
 	if r.Total == 0 || r.Endless {
 		return 0, false
 	}
-	return min(float64(r.Read)/(float64(r.Total)*float64(max(r.Times, 1))), 1), true
+	part = float64(r.Read) / (float64(r.Total) * float64(max(r.Times, 1)))
+	if r.Packets > 0 {
+		part *= float64(l.Packets.Captured+r.left()) / float64(r.Packets)
+	}
+	return min(part, 1), true
 }
 
 // attrs returns the status.
 func (r *Recording) attrs(l *Ledger) []any {
 	a := []any{"recorded_packets", r.Packets, "left_out", r.left(), "played", r.Played.Round(time.Millisecond)}
-	if part, ok := r.Part(); ok {
-		a = append(a, "read", fmt.Sprintf("%.1f %%", part*100))
+	if part, ok := r.part(l); ok {
+		a = append(a, "done", fmt.Sprintf("%.1f %%", part*100))
 	}
 	if r.Times > 1 || r.Endless {
 		a = append(a, "loops", r.Loops)
@@ -143,15 +148,19 @@ const barWidth = 24
 func (s *Summary) Progress() string {
 	r, l := s.Recording, &s.Ledger
 	var b strings.Builder
-	if part, ok := r.Part(); ok {
+	if part, ok := r.part(l); ok {
 		n := int(part * barWidth)
 		fmt.Fprintf(&b, "[%s%s] %3.0f %%  ", strings.Repeat("#", n), strings.Repeat(".", barWidth-n), part*100)
 	}
 	fmt.Fprintf(&b, "%s  %s flows, %s live", size(r.Read), thousands(l.Flows.Seen), thousands(l.Flows.Live))
 	if r.Times > 1 || r.Endless {
-		fmt.Fprintf(&b, "  loop %s", thousands(r.Loops+1))
+		loop := r.Loops + 1
+		if !r.Endless {
+			loop = min(loop, r.Times) // all are read
+		}
+		fmt.Fprintf(&b, "  loop %s", thousands(loop))
 	}
-	if part, ok := r.Part(); ok && part > 0 {
+	if part, ok := r.part(l); ok && part > 0 {
 		took := s.Ended.Sub(s.Started)
 		fmt.Fprintf(&b, "  ETA %v", time.Duration(float64(took)*(1-part)/part).Round(time.Second))
 	}

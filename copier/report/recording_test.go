@@ -31,6 +31,10 @@ func TestProgress(t *testing.T) {
 	if got, want := s.Progress(), "[##################......]  75 %  3.0 MB  1,234 flows, 5 live  ETA 20s  lag p99 1ms"; got != want {
 		t.Errorf("%q, want %q", got, want)
 	}
+	s.Recording.Packets, s.Ledger.Packets.Captured = 60, 15 // of them the rest is read ahead
+	if got, want := s.Progress(), "[#########...............]  38 %"; !strings.HasPrefix(got, want) {
+		t.Errorf("%q, want %q", got, want)
+	}
 	s.Recording.Endless, s.Recording.Loops = true, 2
 	if got, want := s.Progress(), "3.0 MB  1,234 flows, 5 live  loop 3  lag p99 1ms"; got != want {
 		t.Errorf("%q, want %q", got, want)
