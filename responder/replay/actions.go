@@ -57,6 +57,8 @@ func (s *Session) write(now int64, mayRelease bool) event {
 				s.pass(t, v, now)
 			case t.kind == turnData || t.kind == turnPing || t.kind == turnPace:
 				return evHeld
+			case t.kind != turnMark && s.misses(&t):
+				return evHeld
 			}
 			s.turns.pop()
 			switch t.kind {

@@ -89,6 +89,12 @@ func (s *Session) comesBack() bool {
 	return s.mayComeBack() && (s.end == endNone || s.turns.len() > 0 && (s.comeback.whole || s.waits()))
 }
 
+// misses reports whether the end that waits has to wait on, for another connection:
+// the turn before it, which is kept, was answered online.
+func (s *Session) misses(end *turn) bool {
+	return s.comeback.whole && s.mayComeBack() && end.seen > s.lastSeen
+}
+
 // waits reports whether a turn with bytes waits.
 func (s *Session) waits() bool {
 	for i := range s.turns.len() {

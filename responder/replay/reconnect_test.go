@@ -250,6 +250,48 @@ func TestReconnect(t *testing.T) {
 		}, frame.Closed{
 			How: frame.ClosedClientReset, DeliveredBytes: 6, DeliveredSegments: 2, AnswerBytes: 20, Turns: 2, Reconnects: 1,
 		}},
+		{"the client's last turn on its way as the target closes, its end behind it", 1, func(r *rig) {
+			r.turn(0, "one")
+			r.answer(10)
+			r.ack()
+			r.turn(10, "two")
+			r.seen += 10
+			r.s.Fin(r.seen, false, r.now)
+			r.want("Holding", "onetwo")
+			r.closes()
+			r.s.News(r.now)
+			r.want("Holding", "two")
+			r.answer(10)
+			r.want("Ending", "two")
+			r.conn.fin, r.conn.acked, r.conn.state = true, 3, ConnFinished
+			r.s.News(r.now)
+		}, frame.Closed{
+			How: frame.ClosedBoth, DeliveredBytes: 6, DeliveredSegments: 2, AnswerBytes: 20, Turns: 2, Reconnects: 1, Resent: 1,
+		}},
+		{"the client's last turn on its way as the target closes, its reset behind it", 1, func(r *rig) {
+			r.turn(0, "one")
+			r.answer(10)
+			r.ack()
+			r.turn(10, "two")
+			r.seen += 10
+			r.s.Reset(r.seen, r.now)
+			r.want("Holding", "onetwo")
+			r.closes()
+			r.s.News(r.now)
+			r.want("Holding", "two")
+			r.ack()
+			r.answer(10)
+			r.want("Over", "two")
+		}, frame.Closed{
+			How: frame.ClosedClientReset, DeliveredBytes: 6, DeliveredSegments: 2, AnswerBytes: 20, Turns: 2, Reconnects: 1, Resent: 1,
+		}},
+		{"a turn that was not answered online, either, is not written again before the client's end", 1, func(r *rig) {
+			r.turn(0, "one")
+			r.conn.fin = true
+			r.s.News(r.now)
+			r.s.Fin(r.seen, true, r.now)
+			r.finishes(r.conn)
+		}, frame.Closed{How: frame.ClosedTargetFirst, DeliveredBytes: 3, DeliveredSegments: 1, Turns: 1}},
 		{"the client resets in between", 1, func(r *rig) {
 			r.turn(0, "one")
 			r.answer(10)
