@@ -30,6 +30,11 @@ func TestOutOfSequence(t *testing.T) {
 			b.feed(c.in(fin, 2, ""), c.data("abc"), c.data("d"), c.fin())
 		}, "abcd", "fin", func(*bench) bool { return true }},
 
+		{"segments without an ACK, which no server takes", func(b *bench, c *conn) {
+			b.feed(c.in(packet.PSH, 0, "evil"), c.in(packet.FIN|packet.PSH|packet.URG, 0, "x"), c.in(packet.FIN, 0, ""), c.in(0, 3, "evil"))
+			b.feed(c.data("abc"), c.data("d"))
+		}, "abcd", "", func(b *bench) bool { return b.book.Flows.Live == 1 && b.book.Client.Dropped[report.Outside].Bytes == 9 }},
+
 		{"reset that overtook data", func(b *bench, c *conn) {
 			d := c.data("GET 1")
 			b.feed(c.in(rst, c.sent, ""), d)

@@ -44,6 +44,10 @@ func (s *shard) fromClient(p *capture.Packet, v *packet.View) {
 		s.afterwards(slot, r, p, v)
 		return
 	}
+	if v.Flags&(packet.SYN|packet.RST|packet.ACK) == 0 {
+		s.drop(report.Outside, v.PayloadLen) // by the server, too (RFC 9293, 3.10.7.4)
+		return
+	}
 	if v.Flags&packet.RST == 0 {
 		s.goesOn(r)
 	}

@@ -46,7 +46,7 @@ func (r Reason) Meaning() string {
 	case SessionOver:
 		return "the connection to the target had ended before: see sessions"
 	case Outside:
-		return "far from the connection's other bytes"
+		return "far from the connection's other bytes, or without an ACK"
 	case AfterEnd:
 		return "came behind the client's end or reset"
 	case SampledOut:

@@ -25,7 +25,7 @@ const (
 	Replaced                       // its client began another connection on the same tuple
 	TunnelLost                     // the connection to the responder broke
 	SessionOver                    // its session with the target had ended before
-	Outside                        // farther from the flow's other bytes than any window
+	Outside                        // farther from the flow's other bytes than any window, or without an ACK
 	AfterEnd                       // came after its client had closed or reset
 	SampledOut                     // --sample has not chosen it
 	HTTPUnselected                 // the rules for HTTP do not select it, or nothing of the flow

@@ -95,6 +95,11 @@ func TestAccidents(t *testing.T) {
 			c.answered("ok\n")
 			c.say("more")
 		}},
+		{"a FIN without an ACK", 1000, func(c *raw) {
+			c.say("good")
+			c.send(packet.FIN|packet.PSH|packet.URG, c.nxt, "")
+			c.say("more")
+		}},
 		{"simultaneous close", 1000, func(c *raw) {
 			c.data("bye\n")
 			c.until("the server's FIN", func() bool { return c.finished })
