@@ -3,8 +3,10 @@ package main
 import (
 	"errors"
 	"fmt"
+	"slices"
 
 	"flowtwin/copier"
+	"flowtwin/copier/offline"
 	"flowtwin/internal/cli"
 	"flowtwin/tunnel"
 )
@@ -29,6 +31,7 @@ func (r *raw) combined(fs *cli.Flags) error {
 		{dry, []string{"rate-connections", "rate-bytes"}, "the responder keeps it, and a dry run has none"},
 		{dry, []string{"control"}, "a dry run is over before it could be told something"},
 		{dry, []string{"daemon"}, "a dry run prints what it finds"},
+		{c.Replay != nil && slices.Contains(c.Replay.Files, offline.Stdin), []string{"daemon"}, "has no standard input to replay (-i -)"},
 		{alone, []string{"copies", "jitter", "rate-connections", "rate-bytes", "connections", "record-headers"}, "nothing is copied: --record without a responder"},
 		{alone, httpNames(fs), "nothing is copied: --record without a responder records whole connections; select when they are replayed"},
 		{c.Decap != 0 && max(c.Shards, c.Connections) > 1, []string{"shards", "connections"}, "mirrored packets (--decap) go through one"},

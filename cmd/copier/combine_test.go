@@ -34,6 +34,8 @@ func TestFlagsThatDoNotGoTogether(t *testing.T) {
 		{dry + "--rate-bytes 5", "--rate-bytes: the responder keeps it"},
 		{dry + "--control x", "--control: a dry run"},
 		{dry + "-d", "-d, --daemon: a dry run prints"},
+		{copied + "-i - -d", "-d, --daemon: has no standard input"},
+		{copied + "-i -", ""},
 		{dry + "-n 3 -a 10 --loop 4 -r 50", ""},
 		{dry + "-s one -s two --split", ""},
 		{dry + "-s one -s two -x 81-1.2.3.4:81", "-x: a dry run"},

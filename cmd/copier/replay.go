@@ -51,7 +51,7 @@ func (r *replayFlags) parse(fs *cli.Flags) (*copier.Replay, error) {
 	case c.Pace == copier.PaceTarget && (fs.Changed("accelerate") || fs.Changed("max-gap")):
 		return nil, errors.New("-a, --max-gap: the target sets the pace (--pace=target), not the recording")
 	case !(c.Speed > 0 && c.Speed <= 1e6):
-		return nil, fmt.Errorf("-a: %v is not a number above 0", c.Speed)
+		return nil, fmt.Errorf("-a: %v is not a number above 0 and up to a million", c.Speed)
 	case c.MaxGap < 0:
 		return nil, fmt.Errorf("--max-gap: %v is negative", c.MaxGap)
 	}

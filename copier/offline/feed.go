@@ -140,7 +140,7 @@ func (f *Feed) Run(ctx context.Context) error {
 			return err
 		}
 		f.counts.loops.Add(1)
-		if err := f.flaws(r.flaws); err != nil {
+		if err := f.flaws(r.flaws, n == 0); err != nil {
 			return err // once is enough
 		}
 		if f.counts.packets.Load() == f.counts.left() {
@@ -154,13 +154,15 @@ func (c *counts) left() uint64 {
 	return c.notIP.Load() + c.notTCP.Load() + c.unmapped.Load() + c.filtered.Load() + c.outside.Load()
 }
 
-// flaws tells of files that are cut off, and returns the other flaws.
-func (f *Feed) flaws(all []error) error {
+// flaws tells of files that are cut off, in the first loop, and returns the other flaws.
+func (f *Feed) flaws(all []error, first bool) error {
 	var damage []error
 	for _, err := range all {
 		var e *FileError
 		if errors.As(err, &e) && e.Cut() {
-			f.cfg.Log.Warn("a file is not complete; what it holds is replayed", "err", e)
+			if first {
+				f.cfg.Log.Warn("a file is not complete; what it holds is replayed", "err", e)
+			}
 			continue
 		}
 		damage = append(damage, err)

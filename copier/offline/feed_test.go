@@ -228,6 +228,17 @@ func TestFeedNamesCutPackets(t *testing.T) {
 	}
 }
 
+// A file that is cut off is said once, however often it is played.
+func TestFeedTellsOnceOfAFileThatIsCutOff(t *testing.T) {
+	ip := toServer("GET").Bytes()
+	b := pcap.AppendPacket(pcap.AppendHeader(nil), 1, ip, len(ip))
+	var log bytes.Buffer
+	got, _ := fedFile(t, Config{Loops: 3, Log: slog.New(slog.NewTextHandler(&log, nil))}, append(b, b[24:50]...))
+	if n := strings.Count(log.String(), "\n"); n != 1 || !strings.Contains(log.String(), "packet 2 of") || len(got) != 3 {
+		t.Errorf("%d packets, and it says: %s", len(got), log.String())
+	}
+}
+
 // Wrong checksums are dropped only where others are right: tools that anonymise
 // recordings leave nothing but wrong ones behind.
 func TestFeedChecksums(t *testing.T) {
