@@ -82,7 +82,8 @@ type player struct {
 	start   int64 // wall clock
 	last    int64 // recorded time of the packet before
 	elapsed int64
-	now     int64 // wall clock, of this block
+	now     int64     // wall clock, of this block
+	held    time.Time // since when it is paused
 
 	// Of what was sent, what is not waited for any more.
 	forgiven report.Count
@@ -278,10 +279,23 @@ func (p *player) Packet(c *capture.Packet) bool {
 	return true
 }
 
+// stands reports whether somebody has paused the copier. The schedule stands still
+// meanwhile.
+func (p *player) stands(now time.Time) bool {
+	switch paused := p.shard.orders.paused; {
+	case paused && p.held.IsZero():
+		p.held = now
+	case !paused && !p.held.IsZero():
+		p.start += int64(now.Sub(p.held))
+		p.held, p.since = time.Time{}, time.Time{}
+	}
+	return !p.held.IsZero()
+}
+
 // room reports whether the target is near enough.
 func (p *player) room(now time.Time) bool {
 	s := p.shard
-	if !s.up || s.lane.Room() < s.lane.Size()*3/4 {
+	if p.stands(now) || !s.up || s.lane.Room() < s.lane.Size()*3/4 {
 		return false
 	}
 	if s.epoch != p.epoch {

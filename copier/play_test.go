@@ -159,6 +159,23 @@ func TestSchedule(t *testing.T) {
 	}
 }
 
+// A pause shifts the schedule: what was due meanwhile must not come all at once when it
+// is over.
+func TestPauseShiftsTheSchedule(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g := newStage(t, Replay{}, minutes())
+		g.start()
+		<-time.After(30 * time.Second)
+		_, _ = g.c.setPaused(true)
+		<-time.After(time.Hour)
+		_, _ = g.c.setPaused(false)
+		g.finish()
+		if got, want := time.Since(g.lane.begun), time.Hour+61*time.Second; got != want {
+			t.Errorf("it was over after %v, want %v", got, want)
+		}
+	})
+}
+
 // Each loop's connections are new ones, though they have the same tuples and numbers,
 // and those that the recording breaks off end in order.
 func TestLoops(t *testing.T) {
@@ -212,20 +229,24 @@ func TestRecordingEndsInsideAGap(t *testing.T) {
 
 // A replay waits where a copier of live traffic would shed.
 func TestPlayerWaitsForRoom(t *testing.T) {
-	for name, jam := range map[string]func(l *timedLane) (release func()){
-		"no tunnel yet": func(l *timedLane) func() {
-			l.up = false
-			return func() { l.up = true }
+	for name, jam := range map[string]func(g *stage) (release func()){
+		"no tunnel yet": func(g *stage) func() {
+			g.lane.up = false
+			return func() { g.lane.up = true }
 		},
-		"the network is slow": func(l *timedLane) func() {
-			l.room = 700
-			return func() { l.room = 1000 }
+		"the network is slow": func(g *stage) func() {
+			g.lane.room = 700
+			return func() { g.lane.room = 1000 }
+		},
+		"somebody has paused it": func(g *stage) func() {
+			_, _ = g.c.setPaused(true)
+			return func() { _, _ = g.c.setPaused(false) }
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				g := newStage(t, Replay{Pace: PaceTarget}, minutes())
-				release := jam(g.lane)
+				release := jam(g)
 				g.start()
 				<-time.After(time.Hour)
 				synctest.Wait()
