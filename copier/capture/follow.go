@@ -6,6 +6,9 @@ import (
 	"os"
 	"slices"
 
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
 	"flowtwin/internal/flow"
 )
 
@@ -75,7 +78,7 @@ func (s *Set) refreshLocked() error {
 	if err := s.moveLocked(now); err != nil {
 		return err
 	}
-	s.logChanges(before.ifs, now.ifs)
+	s.logChanges(before.ifs, now.ifs, links)
 	return nil
 }
 
@@ -144,7 +147,8 @@ func (s *Set) Select(matches []Match, choice flow.Choice) error {
 	return nil
 }
 
-func (s *Set) logChanges(before, now []iface) {
+// logChanges says where capture has begun and ended, and why: links are all there are.
+func (s *Set) logChanges(before, now []iface, links []netlink.Link) {
 	capturing := func(ifs []iface) map[string]bool {
 		m := map[string]bool{}
 		for _, f := range ifs {
@@ -152,15 +156,26 @@ func (s *Set) logChanges(before, now []iface) {
 		}
 		return m
 	}
-	was, is := capturing(before), capturing(now)
+	was, is, log := capturing(before), capturing(now), s.cfg.Log
 	for _, f := range now {
 		if f.up && !was[f.name] {
-			s.cfg.Log.Info("capturing on interface", "iface", f.name)
+			log.Info("capturing on interface", "iface", f.name)
 		}
 	}
 	for _, f := range before {
-		if f.up && !is[f.name] {
-			s.cfg.Log.Warn("interface is down, capture on it waits", "iface", f.name)
+		if !f.up || is[f.name] {
+			continue
+		}
+		i := slices.IndexFunc(links, func(l netlink.Link) bool { return l.Attrs().Name == f.name })
+		switch {
+		case i < 0 && len(s.cfg.Interfaces) == 0: // a container has ended, most likely
+			log.Info("interface is gone", "iface", f.name)
+		case i < 0:
+			log.Warn("interface is gone, capture on it waits", "iface", f.name)
+		case links[i].Attrs().RawFlags&unix.IFF_UP == 0:
+			log.Warn("interface is down, capture on it waits", "iface", f.name)
+		default:
+			log.Info("interface is part of another one now, and captured there", "iface", f.name)
 		}
 	}
 }

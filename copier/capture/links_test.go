@@ -41,6 +41,24 @@ func TestInterfaceDownAndUp(t *testing.T) {
 	}
 }
 
+// Where all are captured, what was removed or went into a bridge is not down.
+func TestInterfacesThatAreCapturedNoLonger(t *testing.T) {
+	_, server := pair(t)
+	logged := newMessages()
+	openIn(t, server, Config{Matches: serverAt("10.9.0.2:80"), Log: logged.log()})
+	server.Run(t, "ip", "link", "add", "br0", "type", "bridge")
+	server.Run(t, "ip", "link", "set", "br0", "up")
+	logged.await(t, "capturing on interface", 1)
+	server.Run(t, "ip", "link", "set", "eth0", "master", "br0")
+	logged.await(t, "part of another one", 1)
+	server.Run(t, "ip", "link", "del", "br0")
+	logged.await(t, "is gone", 1)
+	logged.await(t, "capturing on interface", 2)
+	if text := logged.buf.String(); strings.Contains(text, "WARN") || strings.Count(text, "\n") != 4 {
+		t.Errorf("logged %s", text)
+	}
+}
+
 // A VPN interface that is removed and made again is another one by the same name.
 func TestInterfaceIsMadeAgain(t *testing.T) {
 	for rings := 1; rings <= 2; rings++ {
@@ -55,7 +73,7 @@ func TestInterfaceIsMadeAgain(t *testing.T) {
 		before := len(tp.until(t, fins(1)))
 
 		server.Run(t, "ip", "link", "del", "eth0")
-		logged.await(t, "is down", 1)
+		logged.await(t, "is gone, capture on it waits", 1)
 		testnet.Link(t, client, "eth0", "10.9.0.1/24", server, "eth0", "10.9.0.2/24")
 		logged.await(t, "capturing on interface", 1)
 		request(t, client, "10.9.0.2:80", []byte("after"))
@@ -193,7 +211,7 @@ func TestOthersFramesAreTakenWhileCapturing(t *testing.T) {
 		t.Error("eth0 does not take others' frames")
 	}
 	server.Run(t, "ip", "link", "del", "eth0")
-	logged.await(t, "is down", 1)
+	logged.await(t, "is gone, capture on it waits", 1)
 	testnet.Link(t, client, "eth0", "10.9.0.1/24", server, "eth0", "10.9.0.2/24")
 	await(t, func() bool { return promiscuous() == 1 })
 
